@@ -1,0 +1,177 @@
+"""The utility of a coalition: the one thing that all of data valuation asks for."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["CallableUtility", "Utility", "prefix_coalitions"]
+
+Coalitions = NDArray[np.bool_]
+Orders = NDArray[np.intp]
+Utilities = NDArray[np.float64]
+
+
+def prefix_coalitions(order: Orders, sizes: NDArray[np.intp]) -> Coalitions:
+    """Return the first ``sizes[j]`` players of an order as coalitions.
+
+    Parameters
+    ----------
+    order : ndarray of shape (n_players,)
+        A permutation of the players.
+    sizes : ndarray of shape (n_sizes,)
+        Sizes of the wanted prefixes.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_sizes, n_players)
+    """
+    position = np.empty(len(order), dtype=np.intp)
+    position[order] = np.arange(len(order))
+    return position[np.newaxis, :] < np.asarray(sizes)[:, np.newaxis]
+
+
+class Utility(ABC):
+    """What a coalition of players is worth: a function from coalitions to numbers.
+
+    A utility is a function in the strict sense: the same coalition has the same utility, to the
+    bit, in whatever batch, process or order it is asked for. Subclasses implement ``_evaluate``.
+
+    Attributes
+    ----------
+    n_players : int
+        Number of players.
+    engine : str
+        How utilities are computed; "callable" for a user's own.
+    evals_per_chunk : int
+        Evaluations that make a unit of work of sensible length. It decides how draws are grouped
+        into chunks, so it is fixed by the class, never measured.
+    has_cheap_prefixes : bool
+        Whether all prefixes of an order cost much less than as many single coalitions.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> class Quorum(Utility):
+    ...     n_players = 3
+    ...     def _evaluate(self, coalitions):
+    ...         return coalitions.sum(axis=1) >= 2
+    >>> Quorum()(np.array([[True, False, False], [True, True, False]]))
+    array([0., 1.])
+    """
+
+    n_players: int
+    engine: ClassVar[str] = "callable"
+    evals_per_chunk: int = 64
+    has_cheap_prefixes: bool = False
+
+    @abstractmethod
+    def _evaluate(self, coalitions: Coalitions) -> ArrayLike:
+        """Return the utilities, shape (n_coalitions,), of checked coalitions."""
+
+    def __call__(self, coalitions: ArrayLike) -> Utilities:
+        """Evaluate coalitions.
+
+        Parameters
+        ----------
+        coalitions : array-like of bool, shape (n_coalitions, n_players)
+
+        Returns
+        -------
+        ndarray of shape (n_coalitions,)
+            Utilities, finite.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, or a utility is not a finite number.
+        """
+        coalitions = np.asarray(coalitions, dtype=bool)
+        if coalitions.ndim != 2 or coalitions.shape[1] != self.n_players:
+            raise ValueError(
+                f"coalitions must have shape (n_coalitions, {self.n_players}), "
+                f"got {coalitions.shape}."
+            )
+        utilities = np.asarray(self._evaluate(coalitions), dtype=np.float64)
+        if utilities.shape != (len(coalitions),):
+            raise ValueError(
+                f"{type(self).__name__} returned utilities of shape {utilities.shape} for "
+                f"{len(coalitions)} coalitions; one number per coalition is needed."
+            )
+        if not np.isfinite(utilities).all():
+            first = int(np.flatnonzero(~np.isfinite(utilities))[0])
+            raise ValueError(
+                f"{type(self).__name__} returned {utilities[first]} for the coalition "
+                f"{np.flatnonzero(coalitions[first])[:20].tolist()}; utilities must be finite."
+            )
+        return utilities
+
+    def chain(self, order: ArrayLike) -> Iterator[float]:
+        """Yield u(∅), u({o1}), u({o1, o2}), … one by one, each computed when it is asked for."""
+        order = np.asarray(order, dtype=np.intp)
+        coalition = np.zeros((1, self.n_players), dtype=bool)
+        yield float(self(coalition)[0])
+        for player in order:
+            coalition[0, player] = True
+            yield float(self(coalition)[0])
+
+    def prefixes(self, orders: ArrayLike, sizes: ArrayLike | None = None) -> Utilities:
+        """Evaluate the prefixes of orders.
+
+        Parameters
+        ----------
+        orders : array-like of int, shape (n_orders, n_players)
+            Permutations of the players.
+        sizes : array-like of int, shape (n_sizes,), optional
+            Which prefixes; all sizes from 0 to ``n_players`` if left out.
+
+        Returns
+        -------
+        ndarray of shape (n_orders, n_sizes)
+        """
+        orders = np.asarray(orders, dtype=np.intp)
+        wanted = np.arange(self.n_players + 1) if sizes is None else np.asarray(sizes)
+        return np.stack([self(prefix_coalitions(order, wanted)) for order in orders])
+
+    def fingerprint(self) -> bytes | None:
+        """Return a digest of all that decides the utilities, or None if there is none.
+
+        A utility without a fingerprint can be neither cached nor checkpointed.
+        """
+        return None
+
+
+class CallableUtility(Utility):
+    """A utility from a function of the players' indices.
+
+    Parameters
+    ----------
+    function : callable
+        Takes the ascending indices of a coalition's players, ``ndarray of int``, possibly empty,
+        and returns its utility, a number.
+    n_players : int
+        Number of players.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> gloves = CallableUtility(lambda players: float(0 in players and len(players) > 1), 3)
+    >>> gloves(np.array([[True, True, False], [False, True, True]]))
+    array([1., 0.])
+    """
+
+    def __init__(self, function: Callable[[NDArray[np.intp]], float], n_players: int) -> None:
+        self.function = function
+        self.n_players = n_players
+
+    def _evaluate(self, coalitions: Coalitions) -> Sequence[float]:
+        return [float(self.function(np.flatnonzero(coalition))) for coalition in coalitions]
+
+    def fingerprint(self) -> bytes | None:
+        """Ask the function: its own ``fingerprint()``, if it has one, identifies it."""
+        own = getattr(self.function, "fingerprint", None)
+        return None if own is None else bytes(own())
