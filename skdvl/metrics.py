@@ -41,7 +41,7 @@ class TrueClassProbability:
     >>> from sklearn.naive_bayes import GaussianNB
     >>> X, y = load_iris(return_X_y=True)
     >>> round(true_class_probability(GaussianNB().fit(X, y), X, y), 3)
-    0.946
+    0.948
     """
 
     name = "true_class_probability"
@@ -163,7 +163,12 @@ class PredictionView(BaseEstimator):
     def __getattr__(self, name: str) -> Any:
         responses = self.__dict__.get("responses", {})
         if name in responses:
-            return responses[name]
+
+            def respond(X: Any) -> NDArray[Any]:
+                return responses[name](X)
+
+            respond.__name__ = name  # scikit-learn's scorers tell responses apart by their name
+            return respond
         model = self.__dict__.get("model")
         if model is None or name in ("predict", "predict_proba", "decision_function"):
             raise AttributeError(f"the model under valuation has no attribute {name!r}")
@@ -222,9 +227,12 @@ class Metric(ABC):
     ----------
     responses : tuple of str
         Which predictions the metric can use, best first.
+    equals_scorer : bool
+        Whether the number is the scorer's to the bit, not only to rounding.
     """
 
     responses: ClassVar[tuple[str, ...]]
+    equals_scorer: ClassVar[bool] = False
 
     def __init__(self, y_val: NDArray[Any], classes: NDArray[Any] | None) -> None:
         self.y_val = y_val
@@ -249,6 +257,7 @@ class Metric(ABC):
 
 class _Accuracy(Metric):
     responses = ("predict",)
+    equals_scorer = True
 
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
         return np.mean(predictions == self.y_val, axis=1)
@@ -306,6 +315,7 @@ class _RocAuc(Metric):
 
 class _R2(Metric):
     responses = ("predict",)
+    equals_scorer = True
 
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
         residual = ((self.y_val - predictions) ** 2).sum(axis=1)

@@ -1,0 +1,95 @@
+"""Which engine computes a fold's utilities."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from dataclasses import replace
+from typing import Any
+
+from sklearn.base import clone
+from sklearn.pipeline import Pipeline
+from sklearn.utils import get_tags
+
+from skdvl.utilities import incremental
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import IncrementalUtility, registered_engines
+from skdvl.utilities.refit import RefitUtility
+from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
+
+__all__ = ["find_engines", "has_own_score", "make_utility"]
+
+
+def find_engines() -> tuple[type[IncrementalUtility], ...]:
+    """Import every file of the engines' folder and return the engines registered there."""
+    for module in pkgutil.iter_modules(incremental.__path__):
+        importlib.import_module(f"{incremental.__name__}.{module.name}")
+    return registered_engines()
+
+
+def has_own_score(estimator: Any) -> bool:
+    """Tell whether ``estimator.score`` is another number than accuracy or R²."""
+    if isinstance(estimator, Pipeline):
+        return has_own_score(estimator.steps[-1][1])
+    score = type(estimator).score
+    return score.__module__ != "sklearn.base" or score.__qualname__ not in (
+        "ClassifierMixin.score",
+        "RegressorMixin.score",
+    )
+
+
+def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold]:
+    """Take a pipeline's fixed transformations out of the game, if all but its last step are such.
+
+    A step that learns nothing from the rows it is fitted on, because it is stateless or frozen,
+    transforms training and validation rows once; the last step then plays on the result.
+    """
+    if not isinstance(estimator, Pipeline) or estimator.steps[-1][1] in (None, "passthrough"):
+        return estimator, fold
+    steps = [step for _, step in estimator.steps[:-1] if step not in (None, "passthrough")]
+    for step in steps:
+        frozen = type(step).__name__ == "FrozenEstimator"
+        if not frozen and get_tags(step).requires_fit:
+            return estimator, fold
+    X, X_val = fold.X, fold.X_val
+    for step in steps:
+        fixed = clone(step).fit(X, fold.y)
+        X, X_val = fixed.transform(X), fixed.transform(X_val)
+    return estimator.steps[-1][1], replace(fold, X=X, X_val=X_val)
+
+
+def make_utility(
+    estimator: Any,
+    fold: Fold,
+    judge: Judge,
+    fallback: FallbackRule,
+    engine: str = "auto",
+) -> tuple[SupervisedUtility, list[str]]:
+    """Return the utility of a fold, and why the engines that were passed over do not serve.
+
+    Parameters
+    ----------
+    estimator : estimator object
+    fold : Fold
+    judge : Judge
+    fallback : FallbackRule
+    engine : {"auto", "refit"}
+        "auto" takes an exact incremental engine where one gives the utilities of refitting.
+
+    Returns
+    -------
+    utility : SupervisedUtility
+    reasons : list of str
+        Only of engines of the estimator's own family.
+    """
+    reasons: list[str] = []
+    if engine == "auto":
+        last, transformed = split_stateless_steps(estimator, fold)
+        for candidate in find_engines():
+            if not candidate.is_family(last):
+                continue
+            reason = candidate.why_not(last, transformed, judge)
+            if reason is None:
+                return candidate(last, transformed, judge, fallback), reasons
+            reasons.append(f"{candidate.engine}: {reason}")
+    return RefitUtility(estimator, fold, judge, fallback), reasons

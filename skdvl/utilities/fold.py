@@ -1,0 +1,207 @@
+"""One fold of a supervised game: what is learned from, and how it is judged."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import sparse
+from sklearn.utils import _safe_indexing
+
+from skdvl.metrics import (
+    Metric,
+    PredictionView,
+    align_decision,
+    align_proba,
+    find_metric,
+)
+
+__all__ = ["Fold", "Judge", "take_rows"]
+
+
+def take_rows(data: Any, rows: NDArray[Any]) -> Any:
+    """Return rows of an array, sparse matrix or frame."""
+    if isinstance(data, np.ndarray):
+        return data[rows]  # _safe_indexing costs 30 times as much on arrays
+    if sparse.issparse(data):
+        return data.tocsr()[rows]
+    return _safe_indexing(data, rows)
+
+
+@dataclass(frozen=True)
+class Fold:
+    """Training and validation rows of one fold.
+
+    Attributes
+    ----------
+    number : int
+        Which fold, for error messages.
+    X, y : array-like of shape (n_rows, ...), (n_rows,)
+        Training rows, in the order of the user's data, and the user's own labels.
+    X_val, y_val : array-like
+        Validation rows.
+    classes : ndarray of shape (n_classes,) or None
+        Class set of the whole fit; None where the estimator is no classifier.
+    player_of_row : ndarray of int, shape (n_rows,), or None
+        Which player each training row belongs to; None where each row is its own.
+    """
+
+    number: int
+    X: Any
+    y: NDArray[Any]
+    X_val: Any
+    y_val: NDArray[Any]
+    classes: NDArray[Any] | None = None
+    player_of_row: NDArray[np.intp] | None = None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of training rows."""
+        return len(self.y)
+
+    @property
+    def n_players(self) -> int:
+        """Number of players."""
+        if self.player_of_row is None:
+            return self.n_rows
+        return int(self.player_of_row.max()) + 1
+
+    @cached_property
+    def codes(self) -> NDArray[np.intp]:
+        """Positions of the training labels in ``classes``."""
+        assert self.classes is not None
+        return np.searchsorted(self.classes, self.y)
+
+
+class Judge:
+    """Scores predictions for one fold's validation rows.
+
+    Parameters
+    ----------
+    fold : Fold
+    scorer : callable or None
+        As `skdvl.metrics.resolve_scorer` returns it.
+    own_score : bool
+        With ``scorer=None``: whether the estimator has a ``score`` of its own, other than
+        accuracy or R².
+
+    Attributes
+    ----------
+    metric : Metric or None
+        The batched metric, where there is one that gives the scorer's numbers.
+    """
+
+    def __init__(self, fold: Fold, scorer: Callable[..., float] | None, own_score: bool) -> None:
+        self.fold = fold
+        self.scorer = scorer
+        self.own_score = own_score
+        self.kind = "regressor" if fold.classes is None else "classifier"
+        self.metric: Metric | None = (
+            None if own_score else find_metric(scorer, fold.y_val, fold.classes)
+        )
+
+    @property
+    def responses(self) -> tuple[str, ...] | None:
+        """Predictions that the score needs, best first; None where that cannot be known."""
+        if self.metric is not None:
+            return self.metric.responses
+        response = getattr(self.scorer, "_response_method", None)
+        if response is None or response == "default":
+            return ("predict",) if response == "default" else None
+        return (response,) if isinstance(response, str) else tuple(response)
+
+    def judge_model(self, model: Any) -> float:
+        """Score a fitted model."""
+        fold = self.fold
+        if self.own_score:
+            return float(model.score(fold.X_val, fold.y_val))
+        # Called directly where that is bitwise scikit-learn's number; a scorer costs 0.4 ms more.
+        if self.metric is not None and self.metric.equals_scorer:
+            predicted = np.asarray(model.predict(fold.X_val))
+            if predicted.shape == fold.y_val.shape:
+                if fold.classes is not None:
+                    predicted = np.searchsorted(fold.classes, predicted)
+                return float(self.metric(predicted[np.newaxis])[0])
+        return self._ask_scorer(self._view(model))
+
+    def judge_predictions(self, response: str, predictions: NDArray[Any]) -> NDArray[np.float64]:
+        """Score stacked predictions.
+
+        Parameters
+        ----------
+        response : str
+            Which of ``responses`` they are.
+        predictions : ndarray of shape (n_models, n_val, ...)
+            As `skdvl.metrics.Metric` takes them.
+        """
+        if self.metric is not None:
+            return self.metric(predictions)
+        scores = np.empty(len(predictions))
+        for j, prediction in enumerate(predictions):
+            if response == "predict" and self.fold.classes is not None:
+                prediction = self.fold.classes[prediction]
+            view = PredictionView(self.kind, self.fold.classes, {response: _constant(prediction)})
+            scores[j] = self._ask_scorer(view)
+        return scores
+
+    def judge_constant(self, prediction: NDArray[np.float64] | float) -> float:
+        """Score a constant prediction: class probabilities, or a target.
+
+        Where the estimator has a score of its own, this is the accuracy or the R² that
+        scikit-learn's dummy estimators score themselves by.
+        """
+        n_val, classes = len(self.fold.y_val), self.fold.classes
+        metric = self.metric
+        if self.own_score:
+            metric = find_metric(None, self.fold.y_val, classes)
+        if classes is None:
+            targets = np.full(n_val, prediction, dtype=np.float64)
+            if metric is not None:
+                return float(metric(targets[np.newaxis])[0])
+            return self._ask_scorer(
+                PredictionView(self.kind, None, {"predict": _constant(targets)})
+            )
+        proba = np.tile(np.asarray(prediction, dtype=np.float64), (n_val, 1))
+        code = int(np.argmax(prediction))
+        if metric is not None:
+            if "predict" in metric.responses:
+                return float(metric(np.full((1, n_val), code))[0])
+            return float(metric(proba[np.newaxis])[0])
+        margins = np.zeros(n_val) if len(classes) == 2 else np.zeros(proba.shape)
+        responses = {
+            "predict": _constant(np.full(n_val, classes[code])),
+            "predict_proba": _constant(proba),
+            "decision_function": _constant(margins),
+        }
+        return self._ask_scorer(PredictionView(self.kind, classes, responses))
+
+    def _ask_scorer(self, view: PredictionView) -> float:
+        assert self.scorer is not None
+        return float(self.scorer(view, self.fold.X_val, self.fold.y_val))
+
+    def _view(self, model: Any) -> PredictionView:
+        classes = self.fold.classes
+        seen = getattr(model, "classes_", classes)
+        responses: dict[str, Callable[[Any], NDArray[Any]]] = {"predict": model.predict}
+        if classes is not None and isinstance(seen, np.ndarray):
+            for name, align in (
+                ("predict_proba", align_proba),
+                ("decision_function", align_decision),
+            ):
+                if hasattr(model, name):
+                    responses[name] = _aligned(getattr(model, name), align, seen, classes)
+        return PredictionView(self.kind, classes, responses, model)
+
+
+def _constant(prediction: NDArray[Any]) -> Callable[[Any], NDArray[Any]]:
+    return lambda X: prediction
+
+
+def _aligned(
+    method: Callable[[Any], Any], align: Callable[..., Any], seen: Any, classes: Any
+) -> Callable[[Any], NDArray[Any]]:
+    return lambda X: align(np.asarray(method(X)), seen, classes)

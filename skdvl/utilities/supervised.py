@@ -1,0 +1,241 @@
+"""Utilities of supervised learning: u(S) is the score of the model trained on S.
+
+Whatever computes the scores, by refitting or by an exact incremental engine, the rules for the
+empty coalition, for groups and for coalitions on which the model fails live here, once.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections import OrderedDict
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_coalitions
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.quiet import quiet_warnings
+from skdvl.utilities.record import current_record
+
+__all__ = ["FallbackRule", "SupervisedUtility"]
+
+_N_REMEMBERED = 4096
+
+
+class FallbackRule:
+    r"""What a coalition without a model is worth.
+
+    A dummy is judged in the model's place. It predicts P(c) = (n_c + prior_c) / (\|S\| + 1), with
+    n_c the coalition's rows of class c and prior_c the share of c in the fold, or the
+    coalition's mean target. The empty coalition's dummy predicts the prior, or the fold's mean
+    target. Unsmoothed, a coalition of one class would cost 36 nats a row under log loss.
+
+    Parameters
+    ----------
+    judge : Judge
+    empty_score : "auto" or float
+        u(∅); "auto" is the dummy's score.
+    error_score : "auto", "raise" or float
+        u of a refused coalition; "auto" is the dummy's score.
+    """
+
+    def __init__(
+        self, judge: Judge, empty_score: float | str = "auto", error_score: float | str = "auto"
+    ) -> None:
+        self.judge = judge
+        self.empty_score = empty_score
+        self.error_score = error_score
+        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+
+    def empty(self) -> float:
+        """Return u(∅)."""
+        if self.empty_score != "auto":
+            return float(self.empty_score)
+        return self._dummy(np.zeros(self.judge.fold.n_rows, dtype=bool))
+
+    def refused(self, rows: NDArray[np.bool_], error: str) -> float:
+        """Return the utility of a coalition on which the model failed.
+
+        Parameters
+        ----------
+        rows : ndarray of bool, shape (n_rows,)
+            The coalition's training rows.
+        error : str
+            Why the model failed.
+
+        Raises
+        ------
+        ValueError
+            If ``error_score="raise"``.
+        """
+        if self.error_score == "raise":
+            where = np.flatnonzero(rows)
+            shown = f"{where[:20].tolist()}{' …' if len(where) > 20 else ''}"
+            raise ValueError(
+                f"Fold {self.judge.fold.number}: the model fails on the {len(where)} training "
+                f"rows {shown} (positions in the fold): {error}. With error_score='auto' such a "
+                "coalition gets the score of a dummy model."
+            )
+        if self.error_score != "auto":
+            return float(self.error_score)
+        return self._dummy(rows)
+
+    def _dummy(self, rows: NDArray[np.bool_]) -> float:
+        fold = self.judge.fold
+        if fold.classes is None:
+            targets = np.asarray(fold.y, dtype=np.float64)
+            return self.judge.judge_constant(
+                float(np.mean(targets[rows] if rows.any() else targets))
+            )
+        n_classes = len(fold.classes)
+        counts = np.bincount(fold.codes[rows], minlength=n_classes)
+        key = counts.tobytes()
+        if key not in self._remembered:
+            prior = np.bincount(fold.codes, minlength=n_classes) / fold.n_rows
+            proba = (counts + prior) / (counts.sum() + 1)
+            score = self.judge.judge_constant(proba)
+            if len(self._remembered) >= _N_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = score
+        return self._remembered[key]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_remembered": OrderedDict()}
+
+
+class SupervisedUtility(Utility):
+    """Base of the utilities that train and score a model.
+
+    Subclasses implement ``_score``.
+
+    Parameters
+    ----------
+    fold : Fold
+    judge : Judge
+    fallback : FallbackRule
+    """
+
+    def __init__(self, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        self.fold = fold
+        self.judge = judge
+        self.fallback = fallback
+        self.n_players = fold.n_players
+
+    @abstractmethod
+    def _score(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[int, str]]:
+        """Score the models trained on sets of rows.
+
+        Parameters
+        ----------
+        rows : ndarray of bool, shape (n_sets, n_rows)
+            Non-empty sets of training rows.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_sets,)
+            Anything where the model failed.
+        errors : dict of int to str
+            Why the model failed, by position.
+        """
+
+    def _evaluate(self, coalitions: Coalitions) -> Utilities:
+        players = self.fold.player_of_row
+        rows = coalitions if players is None else coalitions[:, players]
+        utilities = np.empty(len(rows))
+        filled = rows.any(axis=1)
+        if not filled.all():
+            utilities[~filled] = self.fallback.empty()
+        if filled.any():
+            some = rows if filled.all() else rows[filled]
+            with quiet_warnings():
+                scores, errors = self._score(some)
+            sizes = coalitions[filled].sum(axis=1)
+            utilities[filled] = self._settle(some, sizes, scores, errors)
+        return utilities
+
+    def prefixes(self, orders: ArrayLike, sizes: ArrayLike | None = None) -> Utilities:
+        """Evaluate the prefixes of orders, see `Utility.prefixes`."""
+        orders = np.asarray(orders, dtype=np.intp)
+        wanted = np.arange(self.n_players + 1) if sizes is None else np.asarray(sizes)
+        if not self.has_cheap_prefixes:
+            return super().prefixes(orders, wanted)
+        utilities = np.empty((len(orders), len(wanted)))
+        utilities[:, wanted == 0] = self.fallback.empty() if (wanted == 0).any() else 0.0
+        filled = np.flatnonzero(wanted > 0)
+        row_orders, ends = self._row_orders(orders, wanted[filled])
+        with quiet_warnings():
+            scores, errors = self._score_prefixes(row_orders, ends)
+        failed: dict[int, dict[int, str]] = {}
+        for (j, k), error in errors.items():
+            failed.setdefault(j, {})[k] = error
+        for j, order in enumerate(orders):
+            rows = self._prefix_rows(order, wanted[filled]) if j in failed else None
+            if rows is None and not np.isfinite(scores[j]).all():
+                rows = self._prefix_rows(order, wanted[filled])
+            mine = failed.get(j, {})
+            utilities[j, filled] = self._settle(rows, wanted[filled], scores[j], mine)
+        return utilities
+
+    def _score_prefixes(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], dict[tuple[int, int], str]]:
+        """Score models trained on prefixes of orders of rows; for ``has_cheap_prefixes``.
+
+        Parameters
+        ----------
+        orders : ndarray of int, shape (n_orders, n_rows)
+        sizes : ndarray of int, shape (n_orders, n_sizes)
+            Positive sizes, in rows.
+
+        Returns
+        -------
+        scores : ndarray of shape (n_orders, n_sizes)
+        errors : dict of (int, int) to str
+            Why a model failed, by order and position in ``sizes``.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no cheap prefixes")
+
+    def _row_orders(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Turn orders of players into orders of rows, a player's rows ascending."""
+        players = self.fold.player_of_row
+        if players is None:
+            return orders, np.broadcast_to(sizes, (len(orders), len(sizes)))
+        by_player = np.argsort(players, kind="stable")
+        counts = np.bincount(players, minlength=self.n_players)
+        starts = np.cumsum(counts) - counts
+        rows_of = [by_player[start : start + n] for start, n in zip(starts, counts, strict=True)]
+        row_orders = np.stack([np.concatenate([rows_of[p] for p in order]) for order in orders])
+        ends = np.cumsum(counts[orders], axis=1)[:, sizes - 1]
+        return row_orders, ends
+
+    def _prefix_rows(self, order: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.bool_]:
+        players = self.fold.player_of_row
+        coalitions = prefix_coalitions(order, sizes)
+        return coalitions if players is None else coalitions[:, players]
+
+    def _settle(
+        self,
+        rows: NDArray[np.bool_] | None,
+        sizes: NDArray[np.intp],
+        scores: NDArray[np.float64],
+        errors: dict[int, str],
+    ) -> NDArray[np.float64]:
+        """Replace failures by the fallback rule and count them.
+
+        ``rows`` may be None where nothing failed; ``sizes`` are in players.
+        """
+        failed = dict(errors)
+        for bad in np.flatnonzero(~np.isfinite(scores)).tolist():
+            failed.setdefault(bad, f"the score is {scores[bad]}")
+        is_large = 2 * sizes >= self.n_players
+        record = current_record()
+        record.n_large += int(is_large.sum())
+        if failed and rows is not None:
+            scores = np.array(scores, dtype=np.float64)
+            for j, error in failed.items():
+                scores[j] = self.fallback.refused(rows[j], error)
+                record.refused[error, bool(is_large[j])] += 1
+        return scores
