@@ -28,7 +28,7 @@ def take_rows(data: Any, rows: NDArray[Any]) -> Any:
     if isinstance(data, np.ndarray):
         return data[rows]  # _safe_indexing costs 30 times as much on arrays
     if sparse.issparse(data):
-        return data.tocsr()[rows]
+        return sparse.csr_matrix(data)[rows] if data.format != "csr" else data[rows]
     return _safe_indexing(data, rows)
 
 
