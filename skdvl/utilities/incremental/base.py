@@ -68,6 +68,9 @@ class IncrementalUtility(SupervisedUtility):
         Sets of rows are handed to `_predict` in blocks of exactly this many, the last one padded:
         the bits of a matrix product change with the number of its rows, and a coalition's
         utility must not depend on the batch it comes in.
+    tie : float or None
+        How close to each other two class scores, relatively, or two distances must be for
+        another class than refitting's to be predicted; None where that never happens.
     response : str
         Which predictions the score is made of.
     X, X_val : ndarray of float64
@@ -77,6 +80,7 @@ class IncrementalUtility(SupervisedUtility):
     serves: ClassVar[tuple[str, ...]]
     responses: ClassVar[tuple[str, ...]] = ("predict",)
     block_size: ClassVar[int] = 64
+    tie: ClassVar[float | None] = 1e-9
     evals_per_chunk: int = 2048
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -116,6 +120,27 @@ class IncrementalUtility(SupervisedUtility):
         """Tell whether the estimator is exactly one of scikit-learn's classes that are served."""
         kind = type(estimator)
         return kind.__name__ in cls.serves and kind.__module__.startswith("sklearn.")
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        """Return estimators that show every variant of the parameters that is served.
+
+        The law tests compare the engine with refitting each of them.
+        """
+        raise NotImplementedError(f"{cls.__name__} shows no examples")
+
+    @classmethod
+    def reference(cls, estimator: Any) -> Any:
+        """Return what the engine's utilities equal those of refitting: the estimator itself.
+
+        An engine of exact optima returns the estimator, asked for more iterations.
+        """
+        return estimator
+
+    @classmethod
+    def closeness(cls, X: NDArray[np.float64]) -> float:
+        """Return how far a score or probability may be off, relatively, for training rows X."""
+        return 1e-9
 
     @classmethod
     def _pick_response(cls, judge: Judge) -> Any:
