@@ -1,0 +1,191 @@
+"""How fast the incremental engines are, against a plain loop of clone, fit and score.
+
+Run ``python tests/benchmarks/bench_engines.py [part of a name ...] [--scale]``. Each row is one
+model on real data; both doors and the loop evaluate the same coalitions, the prefixes of random
+orders, in alternation, with BLAS at one thread. The numbers are medians over the rounds, in
+microseconds per evaluation. With ``--scale`` the rows show how cost grows with rows and columns.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+from sklearn.base import clone
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.naive_bayes import BernoulliNB, CategoricalNB, ComplementNB, GaussianNB, MultinomialNB
+from sklearn.neighbors import NearestCentroid
+from threadpoolctl import threadpool_limits
+
+from skdvl.metrics import resolve_scorer
+from skdvl.utilities.base import prefix_coalitions
+from skdvl.utilities.dispatch import has_own_score, make_utility
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.quiet import quiet_warnings
+from skdvl.utilities.supervised import FallbackRule
+
+N_ROUNDS = 7
+N_LOOPED = 25  # evaluations of the plain loop per round
+
+
+def split(X, y, n_rows, n_val, classes):
+    """Return a fold of the first shuffled rows; the validation rows are the next ones."""
+    order = np.random.default_rng(0).permutation(len(y))
+    X, y = X[order], y[order]
+    train, val = slice(0, n_rows), slice(n_rows, n_rows + n_val)
+    return Fold(0, X[train], y[train], X[val], y[val], classes)
+
+
+def breast_cancer(n_rows=100, n_val=200):
+    return split(*load_breast_cancer(return_X_y=True), n_rows, n_val, np.arange(2))
+
+
+def digits(n_rows=300, n_val=300):
+    return split(*load_digits(return_X_y=True), n_rows, n_val, np.arange(10))
+
+
+def diabetes(n_rows=100, n_val=200):
+    return split(*load_diabetes(return_X_y=True), n_rows, n_val, None)
+
+
+def made_classes(n_rows, d, n_val=200, n_classes=2):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, n_rows + n_val)
+    X = rng.normal(size=(n_rows + n_val, d)) + 0.3 * rng.normal(size=(n_classes, d))[y]
+    return split(X, y, n_rows, n_val, np.arange(n_classes))
+
+
+def made_counts(n_rows, d, n_val=200, n_classes=2):
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, n_classes, n_rows + n_val)
+    X = rng.poisson(rng.gamma(1.0, 1.0, (n_classes, d))[y])
+    return split(X, y, n_rows, n_val, np.arange(n_classes))
+
+
+def made_line(n_rows, d, n_val=200):
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(n_rows + n_val, d))
+    y = X[:, :10] @ rng.normal(size=min(d, 10)) + rng.normal(size=n_rows + n_val)
+    return split(X, y, n_rows, n_val, None)
+
+
+@dataclass
+class Row:
+    """A model, its data, and the speed over the plain loop that is expected of the better door."""
+
+    name: str
+    estimator: Any
+    data: Callable[[], Fold]
+    floor: float | None = None
+    scoring: Any = None
+    n_orders: int = 20
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+
+
+ROWS = [
+    Row("GaussianNB, breast cancer", GaussianNB(), breast_cancer, 200),
+    Row("GaussianNB, breast cancer, log loss", GaussianNB(), breast_cancer, None, "neg_log_loss"),
+    Row("GaussianNB, digits", GaussianNB(), digits, 25, n_orders=5),
+    Row("MultinomialNB, digits", MultinomialNB(), digits, 40, n_orders=5),
+    Row("BernoulliNB, digits", BernoulliNB(binarize=8), digits, 40, n_orders=5),
+    Row("ComplementNB, digits", ComplementNB(), digits, 40, n_orders=5),
+    Row("CategoricalNB, digits", CategoricalNB(min_categories=17), digits, 40, n_orders=5),
+    Row("NearestCentroid, breast cancer", NearestCentroid(), breast_cancer, 50),
+    Row("NearestCentroid, digits", NearestCentroid(), digits, 50, n_orders=5),
+]
+
+# name -> estimator, data for (n_rows, d)
+SCALED: dict[str, tuple[Any, Callable[[int, int], Fold]]] = {
+    "GaussianNB": (GaussianNB(), made_classes),
+    "GaussianNB, 10 classes": (GaussianNB(), partial(made_classes, n_classes=10)),
+    "MultinomialNB, 10 classes": (MultinomialNB(), partial(made_counts, n_classes=10)),
+    "NearestCentroid": (NearestCentroid(), made_classes),
+}
+
+
+def scaled_rows():
+    for name, (estimator, data) in SCALED.items():
+        for n_rows in (100, 1000, 5000):
+            for d in (10, 100, 1000):
+                fold_of = partial(data, n_rows, d)
+                yield Row(f"{name}, n={n_rows}, d={d}", estimator, fold_of, n_orders=1)
+
+
+def timed(function):
+    start = time.perf_counter()
+    function()
+    return time.perf_counter() - start
+
+
+def measure(row):
+    """Return the engine's name and microseconds per evaluation of the loop and of both doors."""
+    fold = row.data()
+    scorer = resolve_scorer(row.scoring, row.estimator)
+    judge = Judge(fold, scorer, scorer is None and has_own_score(row.estimator))
+    utility, reasons = make_utility(row.estimator, fold, judge, FallbackRule(judge))
+    if utility.engine == "refit":
+        return "refit: " + "; ".join(reasons or ["no engine"]), {}
+    n = fold.n_rows
+    rng = np.random.default_rng(1)
+    orders = np.stack([rng.permutation(n) for _ in range(row.n_orders)])
+    sizes = np.arange(1, n + 1) if n <= 1000 else np.arange(1, n + 1, 10)
+    coalitions = np.concatenate([prefix_coalitions(order, sizes) for order in orders])
+    looped = coalitions[rng.choice(len(coalitions), N_LOOPED)]
+
+    def loop():
+        for rows in looped:
+            model = clone(row.estimator)
+            try:
+                model.fit(fold.X[rows], fold.y[rows])
+                if scorer is None:
+                    model.score(fold.X_val, fold.y_val)
+                else:
+                    scorer(model, fold.X_val, fold.y_val)
+            except ValueError:
+                continue
+
+    work = {
+        "loop": (loop, N_LOOPED),
+        "prefixes": (lambda: utility.prefixes(orders, sizes), len(coalitions)),
+        "coalitions": (lambda: utility(coalitions), len(coalitions)),
+    }
+    if not utility.has_cheap_prefixes:
+        del work["prefixes"]
+    with quiet_warnings(), threadpool_limits(1):
+        for function, _ in work.values():
+            function()
+        for _ in range(N_ROUNDS):
+            for door, (function, n_evals) in work.items():
+                row.seconds.setdefault(door, []).append(timed(function) / n_evals)
+    return utility.engine, {door: 1e6 * np.median(s) for door, s in row.seconds.items()}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", help="only rows whose name contains one of these")
+    parser.add_argument("--scale", action="store_true", help="rows for growing n and d")
+    arguments = parser.parse_args()
+    print(
+        f"{'model, data':40} {'loop':>8} {'prefixes':>9} {'x':>6} {'coalitions':>10} {'x':>6} floor"
+    )
+    for row in scaled_rows() if arguments.scale else ROWS:
+        if arguments.names and not any(n.lower() in row.name.lower() for n in arguments.names):
+            continue
+        engine, micros = measure(row)
+        if not micros:
+            print(f"{row.name:40} {engine}", flush=True)
+            continue
+        line = f"{row.name:40} {micros['loop']:8.0f}"
+        for door, width in (("prefixes", 9), ("coalitions", 10)):
+            if door in micros:
+                line += f" {micros[door]:{width}.2f} {micros['loop'] / micros[door]:6.0f}"
+            else:
+                line += f" {'-':>{width}} {'-':>6}"
+        print(f"{line} {row.floor or '':>5}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
