@@ -1,0 +1,217 @@
+"""Sampling schemes: how coalitions are drawn, and how values are read out of their utilities."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.semivalues import Semivalue
+from skdvl.utilities.base import Utility
+
+__all__ = [
+    "SCHEMES",
+    "Estimate",
+    "Game",
+    "SamplingScheme",
+    "check_efficiency",
+    "marginal_efficiency",
+    "next_total",
+    "split_into_chunks",
+]
+
+SCHEMES: dict[str, type[SamplingScheme]] = {}
+
+_GROWTH = 1.5
+
+
+@dataclass(frozen=True)
+class Game:
+    """What a scheme knows of a utility.
+
+    Attributes
+    ----------
+    n_players : int
+    empty : float
+        u(∅).
+    full : float
+        u(N).
+    evals_per_chunk : int
+        Evaluations that make a chunk of sensible length for the engine.
+    has_cheap_prefixes : bool
+        Whether the engine evaluates all prefixes of an order in much less than as many
+        coalitions.
+    """
+
+    n_players: int
+    empty: float
+    full: float
+    evals_per_chunk: int = 64
+    has_cheap_prefixes: bool = False
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Values of the players of one game.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_players,)
+        In utility units.
+    standard_errors : ndarray of shape (n_players,)
+        Sampling error of the values, in utility units; 0 where exact.
+    degrees_of_freedom : float
+        Of Student's t for intervals; infinite where the normal distribution holds.
+    interval_caveat : str or None
+        Why intervals of these errors should not be trusted, None if they can be.
+    """
+
+    values: NDArray[np.float64]
+    standard_errors: NDArray[np.float64]
+    degrees_of_freedom: float = math.inf
+    interval_caveat: str | None = None
+
+
+class SamplingScheme(ABC):
+    """How coalitions are drawn and values estimated.
+
+    A scheme is stateless: it plans rounds of chunks, draws a chunk's coalitions (or orders of the
+    players) from the chunk's seed, and reads values for any semivalue out of the log. Subclasses
+    are frozen dataclasses that register themselves by ``name``.
+
+    Attributes
+    ----------
+    name : str
+        The name under which ``method`` finds the scheme.
+    is_exact : bool
+        Whether the values are free of sampling error once the plan is exhausted.
+    rows_per_draw : int
+        Coalitions or orders that make one draw.
+    """
+
+    name: ClassVar[str]
+    is_exact: ClassVar[bool] = False
+    rows_per_draw: ClassVar[int] = 1
+
+    def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if name is not None:
+            cls.name = name
+            SCHEMES[name] = cls
+
+    @abstractmethod
+    def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
+        """Return the chunks of the next round; none if there is nothing left to draw.
+
+        The plan depends on the game, the target and the complete rounds in the log, never on the
+        budget, the number of workers or a clock.
+        """
+
+    @abstractmethod
+    def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.generic]:
+        """Return a chunk's draws.
+
+        Returns
+        -------
+        ndarray of shape (n_draws * rows_per_draw, n_players)
+            Coalitions (bool) or orders (int).
+        """
+
+    @abstractmethod
+    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
+        """Estimate a semivalue from all that was evaluated."""
+
+    def evaluate(
+        self, draws: NDArray[np.generic], utility: Utility, game: Game
+    ) -> NDArray[np.float64]:
+        """Return the utilities of draws.
+
+        Returns
+        -------
+        ndarray of shape (n_rows,) or (n_rows, n_players - 1)
+            Of coalitions, or of the prefixes of sizes 1 to n_players - 1 of orders. NaN marks what
+            the scheme did not need.
+        """
+        if draws.dtype == bool:
+            return utility(draws)
+        return utility.prefixes(draws, np.arange(1, game.n_players))
+
+    def cost_per_draw(self, n_players: int) -> int:
+        """Return the most evaluations that one draw can take."""
+        return 1
+
+    def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+        """Return how far the drawn sizes suit a semivalue.
+
+        1 is best; an efficiency of 1/k needs about k times the evaluations for the same error.
+        """
+        return 1.0
+
+
+def check_efficiency(efficiency: float, scheme: str, target: Semivalue) -> str | None:
+    """Refuse a hopeless pair of scheme and semivalue; return a warning for a poor one.
+
+    Raises
+    ------
+    ValueError
+        If the efficiency is below 0.01.
+    """
+    if efficiency >= 0.1:
+        return None
+    needs = "infinitely many" if efficiency == 0 else f"about {1 / efficiency:.0f} times the"
+    message = (
+        f"method={scheme!r} draws coalition sizes that tell little about {target!r}: "
+        f"efficiency {efficiency:.2g}, so it needs {needs} evaluations for the same error."
+    )
+    if efficiency < 0.01:
+        raise ValueError(
+            message + " Estimate this semivalue by a method that draws its own sizes, "
+            "such as 'stratified', or 'exact' for leave-one-out."
+        )
+    return message
+
+
+def marginal_efficiency(p: NDArray[np.float64]) -> float:
+    """Efficiency of marginal contributions at uniform sizes for a size distribution p."""
+    return float(1.0 / (len(p) * np.sum(p**2)))
+
+
+def next_total(n_done: int, first: int, step: int) -> int:
+    """Return after how many draws the next round ends: rounds grow geometrically."""
+    total = max(first, math.ceil(_GROWTH * n_done))
+    return step * math.ceil(total / step)
+
+
+def split_into_chunks(
+    log: EvaluationLog,
+    n_draws: int,
+    per_chunk: int,
+    laws: Sequence[NDArray[np.float64] | None] = (None, None),
+) -> list[Chunk]:
+    """Split the next draws of a log into chunks that belong to the two halves in turn.
+
+    Parameters
+    ----------
+    log : EvaluationLog
+        Its rounds are complete.
+    n_draws : int
+        How many draws.
+    per_chunk : int
+        How many draws make a chunk; the last one may have fewer.
+    laws : sequence of two laws
+        For the two halves.
+    """
+    first, start = log.n_chunks, log.n_draws
+    chunks: list[Chunk] = []
+    for offset in range(0, n_draws, per_chunk):
+        index = first + len(chunks)
+        half = index % 2
+        size = min(per_chunk, n_draws - offset)
+        chunks.append(Chunk(0, log.fold, index, half, start + offset, size, laws[half]))
+    return chunks

@@ -1,0 +1,171 @@
+"""What was evaluated: the one source of values, errors, revaluation, warm starts and resuming."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from skdvl.sampling.base import SamplingScheme
+
+__all__ = ["Chunk", "Entry", "EvaluationLog"]
+
+_MAX_KEPT_BYTES = 256 * 2**20
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """A run of draws with a seed of its own.
+
+    Attributes
+    ----------
+    stream : int
+        What is estimated: 0 for the values of the players.
+    fold : int
+        Number of the game among those played together.
+    index : int
+        Position among the chunks of this game; with stream and fold it is the seed.
+    half : int
+        0 or 1: which half of the draws it belongs to, for schemes that compare halves.
+    start : int
+        Number of draws in the chunks before this one.
+    n_draws : int
+        Number of draws.
+    law : ndarray of shape (n_players + 1,) or None
+        Distribution of the sizes of the drawn coalitions, or for enumeration an indicator of the
+        enumerated sizes; None for orders.
+    """
+
+    stream: int
+    fold: int
+    index: int
+    half: int
+    start: int
+    n_draws: int
+    law: NDArray[np.float64] | None = None
+
+    def rng(self, entropy: int) -> np.random.Generator:
+        """Return the chunk's generator, always in its first state."""
+        key = (self.stream, self.fold, self.index)
+        return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+
+
+@dataclass
+class Entry:
+    """A chunk and the utilities evaluated of it so far, in the order of its draws.
+
+    Attributes
+    ----------
+    chunk : Chunk
+    n_done : int
+        Number of draws evaluated.
+    utilities : ndarray of shape (n_rows, ...)
+        One row per coalition or order.
+    """
+
+    chunk: Chunk
+    n_done: int = 0
+    utilities: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether every draw of the chunk was evaluated."""
+        return self.n_done == self.chunk.n_draws
+
+    def append(self, n_draws: int, utilities: NDArray[np.float64]) -> None:
+        """Add the utilities of the next draws."""
+        if self.n_done + n_draws > self.chunk.n_draws:
+            raise ValueError("more draws than the chunk has")
+        first = self.n_done == 0
+        self.utilities = utilities if first else np.concatenate([self.utilities, utilities])
+        self.n_done += n_draws
+
+
+class EvaluationLog:
+    """Append-only record of the utilities of one game.
+
+    Coalitions are not stored: they are drawn again from the seeds wherever they are needed.
+
+    Parameters
+    ----------
+    entropy : int
+        What all seeds derive from.
+    fold : int
+        Number of the game among those played together.
+    n_players : int
+
+    Attributes
+    ----------
+    rounds : list of list of Entry
+        Between two rounds a scheme may look at what came back; a round may be incomplete only if
+        it is the last.
+    """
+
+    def __init__(self, entropy: int, fold: int, n_players: int) -> None:
+        self.entropy = entropy
+        self.fold = fold
+        self.n_players = n_players
+        self.rounds: list[list[Entry]] = []
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept_bytes = 0
+
+    def begin_round(self, chunks: Sequence[Chunk]) -> None:
+        """Plan a round."""
+        if not self.is_round_complete:
+            raise ValueError("the last round is not complete")
+        self.rounds.append([Entry(chunk) for chunk in chunks])
+
+    @property
+    def is_round_complete(self) -> bool:
+        """Whether the last round is complete; so it is before the first one."""
+        return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
+
+    @property
+    def entries(self) -> list[Entry]:
+        """Entries with evaluated draws, in the order of their chunks."""
+        return [entry for entries in self.rounds for entry in entries if entry.n_done]
+
+    @property
+    def n_chunks(self) -> int:
+        """Number of planned chunks."""
+        return sum(len(entries) for entries in self.rounds)
+
+    @property
+    def n_draws(self) -> int:
+        """Number of evaluated draws."""
+        return sum(entry.n_done for entry in self.entries)
+
+    def replay(
+        self, scheme: SamplingScheme
+    ) -> Iterator[tuple[Chunk, NDArray[np.generic], NDArray[np.float64]]]:
+        """Yield each chunk with the draws that were evaluated and their utilities.
+
+        Parameters
+        ----------
+        scheme : SamplingScheme
+            The one that the log was written by.
+
+        Yields
+        ------
+        chunk : Chunk
+        draws : ndarray of bool or int, shape (n_rows, n_players)
+        utilities : ndarray of shape (n_rows, ...)
+        """
+        for entry in self.entries:
+            draws = self._draw_again(scheme, entry.chunk)
+            yield entry.chunk, draws[: len(entry.utilities)], entry.utilities
+
+    def _draw_again(self, scheme: SamplingScheme, chunk: Chunk) -> NDArray[np.generic]:
+        kept = self._kept.get(chunk.index)
+        if kept is not None:
+            return np.unpackbits(kept, axis=1, count=self.n_players).view(bool)
+        draws = scheme.draw(self.n_players, chunk, chunk.rng(self.entropy))
+        if draws.dtype == bool and self._kept_bytes < _MAX_KEPT_BYTES:
+            packed = np.packbits(draws.view(np.bool_), axis=1)
+            self._kept[chunk.index] = packed
+            self._kept_bytes += packed.nbytes
+        return draws

@@ -1,0 +1,199 @@
+"""Permutations: marginal contributions along random orders of the players."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdvl.sampling.base import (
+    Estimate,
+    Game,
+    SamplingScheme,
+    marginal_efficiency,
+    next_total,
+    split_into_chunks,
+)
+from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.sampling.moments import RunningMoments
+from skdvl.semivalues import Semivalue
+from skdvl.utilities.base import Utility
+
+__all__ = ["Antithetic", "OrderScheme", "Permutation", "TruncatedMonteCarlo"]
+
+_MIN_UNITS_FOR_INTERVALS = 500
+
+
+class OrderScheme(SamplingScheme):
+    r"""Base of the schemes that walk along orders of the players.
+
+    u(∅) and u(N) are known, so an order costs n - 1 evaluations. A player that joins at size k
+    contributes u(S ∪ i) - u(S), weighted by p_k / (1/n) for a semivalue with size distribution
+    p; values are means over orders:
+
+    .. math:: \phi_i = \mathrm{mean}_r \; n \, p_{k_r(i)} [u(S_r \cup i) - u(S_r)].
+
+    References
+    ----------
+    .. [1] Castro, Gómez, Tejada (2009). "Polynomial calculation of the Shapley value based on
+       sampling." Computers & Operations Research.
+    """
+
+    def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
+        """Plan the next round of orders."""
+        if game.n_players < 2:
+            return ()
+        cost = self.cost_per_draw(game.n_players)
+        per_chunk = max(1, game.evals_per_chunk // cost)
+        first = max(2, 2 * game.n_players // cost)
+        return split_into_chunks(
+            log, next_total(log.n_draws, first, per_chunk) - log.n_draws, per_chunk
+        )
+
+    def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Return uniform random orders."""
+        return rng.permuted(np.tile(np.arange(n_players), (chunk.n_draws, 1)), axis=1)
+
+    def cost_per_draw(self, n_players: int) -> int:
+        """Return n - 1 evaluations per order."""
+        return max(1, n_players - 1) * self.rows_per_draw
+
+    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
+        """Average the weighted marginal contributions; errors from the spread over draws."""
+        if game.n_players < 2:
+            return Estimate(np.full(1, game.full - game.empty), np.zeros(1))
+        moments = RunningMoments(game.n_players)
+        for _, orders, utilities in log.replay(self):
+            joined = weighted_marginals(orders, utilities, game, target)
+            moments.add(joined.reshape(-1, self.rows_per_draw, game.n_players).mean(axis=1))
+        return Estimate(
+            moments.mean,
+            moments.standard_errors,
+            degrees_of_freedom=max(1, moments.count - 1),
+            interval_caveat=self.interval_caveat(moments.count),
+        )
+
+    def interval_caveat(self, n_units: int) -> str | None:
+        """Say why intervals from so many draws cannot be trusted, None if they can."""
+        if n_units >= _MIN_UNITS_FOR_INTERVALS:
+            return None
+        return (
+            f"{n_units} orders are too few for intervals: marginal contributions are so skewed "
+            f"that about {_MIN_UNITS_FOR_INTERVALS} are needed."
+        )
+
+    def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+        """Return 1 / sum(p² / q) with q uniform."""
+        return marginal_efficiency(target.size_distribution(n_players))
+
+
+def weighted_marginals(
+    orders: NDArray[np.generic], utilities: NDArray[np.float64], game: Game, target: Semivalue
+) -> NDArray[np.float64]:
+    """Return each player's weighted marginal contribution in each order.
+
+    Where an order was truncated (NaN), later contributions are 0.
+
+    Returns
+    -------
+    ndarray of shape (n_orders, n_players)
+    """
+    n_orders, n_players = orders.shape
+    along = np.empty((n_orders, n_players + 1))
+    along[:, 0] = game.empty
+    along[:, 1:-1] = utilities
+    along[:, -1] = game.full
+    truncated = np.isnan(along).any(axis=1)
+    gains = np.diff(along, axis=1)
+    gains[truncated] = np.nan_to_num(gains[truncated], nan=0.0)
+    gains *= n_players * target.size_distribution(n_players)
+    by_player = np.empty_like(gains)
+    np.put_along_axis(by_player, orders.astype(np.intp, copy=False), gains, axis=1)
+    return by_player
+
+
+@dataclass(frozen=True)
+class Permutation(OrderScheme, name="permutation"):
+    """Independent random orders, the textbook's estimator.
+
+    Examples
+    --------
+    >>> import skdvl
+    >>> result = skdvl.estimate_values(lambda players: len(players) ** 2, n_players=5,
+    ...                                method="permutation", max_evals=1000, random_state=0)
+    >>> result.n_evals, bool((abs(result.values - 5) < 4 * result.standard_errors).all())
+    (998, True)
+    """
+
+
+@dataclass(frozen=True)
+class Antithetic(OrderScheme, name="antithetic"):
+    """Random orders in pairs, each with its reverse; a pair is one draw.
+
+    References
+    ----------
+    .. [1] Mitchell, Cooper, Frank, Holmes (2022). "Sampling permutations for Shapley value
+       estimation." JMLR.
+    """
+
+    rows_per_draw: ClassVar[int] = 2
+
+    def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
+        """Return each random order, followed by its reverse."""
+        orders = super().draw(n_players, chunk, rng)
+        return np.stack([orders, orders[:, ::-1]], axis=1).reshape(-1, n_players)
+
+
+@dataclass(frozen=True)
+class TruncatedMonteCarlo(OrderScheme, name="tmc"):
+    r"""Truncated Monte Carlo: an order is left once its utility is near that of all players.
+
+    After the first j >= 1 with \|u(N) - u_j\| <= truncation · \|u(N) - u(∅)\| the later players
+    of the order count as contributing 0. This is biased, the more the larger ``truncation``, and
+    the bias is not in the standard errors; hence no intervals are claimed.
+
+    Parameters
+    ----------
+    truncation : float, default=0.01
+        Share of u(N) - u(∅) that is given up, at least 0.
+
+    References
+    ----------
+    .. [1] Ghorbani, Zou (2019). "Data Shapley: equitable valuation of data for machine learning."
+       ICML.
+    """
+
+    truncation: float = 0.01
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.truncation < 1:
+            raise ValueError(f"truncation must be in [0, 1), got {self.truncation!r}")
+
+    def evaluate(
+        self, draws: NDArray[np.generic], utility: Utility, game: Game
+    ) -> NDArray[np.float64]:
+        """Walk each order up to its truncation; what was not needed is NaN."""
+        tolerance = self.truncation * abs(game.full - game.empty)
+        if tolerance == 0 and game.full == game.empty:
+            tolerance = -1.0  # nothing would ever be evaluated
+        if utility.has_cheap_prefixes:
+            utilities = utility.prefixes(draws, np.arange(1, game.n_players))
+            near = np.abs(game.full - utilities) <= tolerance
+            later = np.cumsum(near, axis=1) - near > 0
+            return np.where(later, np.nan, utilities)
+        utilities = np.full((len(draws), game.n_players - 1), np.nan)
+        for row, order in zip(utilities, draws, strict=True):
+            coalition = np.zeros((1, game.n_players), dtype=bool)
+            for j, player in enumerate(order[:-1]):
+                coalition[0, player] = True
+                row[j] = utility(coalition)[0]
+                if abs(game.full - row[j]) <= tolerance:
+                    break
+        return utilities
+
+    def interval_caveat(self, n_units: int) -> str | None:
+        """Return that truncation is biased."""
+        return "truncated orders are biased, and the standard errors do not include the bias."
