@@ -18,7 +18,14 @@ from scipy import sparse
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 
-__all__ = ["IncrementalUtility", "numeric_array", "registered_engines"]
+__all__ = [
+    "Errors",
+    "IncrementalUtility",
+    "PrefixErrors",
+    "blocked_matmul",
+    "numeric_array",
+    "registered_engines",
+]
 
 _ENGINES: list[type[IncrementalUtility]] = []
 
@@ -45,6 +52,32 @@ def numeric_array(data: Any) -> NDArray[np.float64] | None:
     return array if np.isfinite(array).all() else None
 
 
+_MATMUL_ROWS = 64
+_MAX_BLOCK_BYTES = 2**25
+
+
+def blocked_matmul(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return ``left @ right``, each row's bits whatever the other rows and their number.
+
+    Parameters
+    ----------
+    left : ndarray of shape (n_rows, k)
+        Multiplied in blocks of exactly as many rows, the last one padded with zeros.
+    right : ndarray of shape (k, m)
+    """
+    n_rows = len(left)
+    n_full = n_rows - n_rows % _MATMUL_ROWS
+    out = np.empty((n_rows, right.shape[1]))
+    for start in range(0, n_full, _MATMUL_ROWS):
+        block = slice(start, start + _MATMUL_ROWS)
+        np.matmul(left[block], right, out=out[block])
+    if n_full < n_rows:
+        rest = np.zeros((_MATMUL_ROWS, left.shape[1]))
+        rest[: n_rows - n_full] = left[n_full:]
+        out[n_full:] = (rest @ right)[: n_rows - n_full]
+    return out
+
+
 class IncrementalUtility(SupervisedUtility):
     """Base of the engines.
 
@@ -67,7 +100,10 @@ class IncrementalUtility(SupervisedUtility):
     block_size : int
         Sets of rows are handed to `_predict` in blocks of exactly this many, the last one padded:
         the bits of a matrix product change with the number of its rows, and a coalition's
-        utility must not depend on the batch it comes in.
+        utility must not depend on the batch it comes in. Fewer for very many validation rows.
+    pads_blocks : bool
+        Whether the last block is padded. An engine whose own arithmetic does not depend on the
+        number of sets, see `blocked_matmul`, says False and spares that work.
     tie : float or None
         How close to each other two class scores, relatively, or two distances must be for
         another class than refitting's to be predicted; None where that never happens.
@@ -79,7 +115,8 @@ class IncrementalUtility(SupervisedUtility):
 
     serves: ClassVar[tuple[str, ...]]
     responses: ClassVar[tuple[str, ...]] = ("predict",)
-    block_size: ClassVar[int] = 64
+    block_size: int = 64
+    pads_blocks: ClassVar[bool] = True
     tie: ClassVar[float | None] = 1e-9
     evals_per_chunk: int = 2048
 
@@ -96,6 +133,9 @@ class IncrementalUtility(SupervisedUtility):
         assert X is not None
         assert X_val is not None
         self.X, self.X_val = X, X_val
+        bytes_per_set = 8 * len(X_val) * (1 if fold.classes is None else len(fold.classes))
+        while self.block_size > 1 and self.block_size * bytes_per_set > _MAX_BLOCK_BYTES:
+            self.block_size //= 2
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -192,7 +232,7 @@ class IncrementalUtility(SupervisedUtility):
         for start in range(0, len(rows), self.block_size):
             block = rows[start : start + self.block_size]
             n_real = len(block)
-            if n_real < self.block_size:
+            if n_real < self.block_size and self.pads_blocks:
                 padding = np.ones((self.block_size - n_real, rows.shape[1]), dtype=bool)
                 block = np.concatenate([block, padding])
             found, failed = self._score_block(block)
@@ -218,12 +258,21 @@ class IncrementalUtility(SupervisedUtility):
         return scores, errors
 
     def _judge(self, predictions: NDArray[Any], errors: Errors) -> NDArray[np.float64]:
-        """Score predictions; where the model failed there is nothing to score."""
-        if not errors:
+        """Score predictions where the model did not fail; a scorer that fails adds its error."""
+        if self.judge.metric is not None and not errors:
             return self.judge.judge_predictions(self.response, predictions)
         good = np.ones(len(predictions), dtype=bool)
         good[list(errors)] = False
         scores = np.full(len(predictions), np.nan)
-        if good.any():
-            scores[good] = self.judge.judge_predictions(self.response, predictions[good])
+        if self.judge.metric is not None:
+            if good.any():
+                scores[good] = self.judge.judge_predictions(self.response, predictions[good])
+            return scores
+        for j in np.flatnonzero(good).tolist():
+            try:
+                scores[j] = self.judge.judge_predictions(self.response, predictions[j : j + 1])[0]
+            except MemoryError:
+                raise
+            except Exception as error:
+                errors[j] = f"{type(error).__name__}: {error}"
         return scores
