@@ -285,11 +285,20 @@ class _F1(Metric):
         return np.divide(2.0 * hits, total, out=np.zeros(len(hits)), where=total > 0)
 
 
+def _of_true_classes(proba: NDArray[np.float64], codes: NDArray[np.intp]) -> NDArray[np.float64]:
+    # Indexing leaves the models along the last axis in memory; means along the other axis would
+    # then be summed in another order for many models than for one, and differ in the last bit.
+    return np.ascontiguousarray(proba[:, np.arange(len(codes)), codes])
+
+
 class _NegLogLoss(Metric):
     responses = ("predict_proba",)
 
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        true = predictions[:, np.arange(len(self.y_val)), self.y_val]
+        if predictions.shape[2] == 2:  # scikit-learn's scorer keeps p1 and takes 1 - p1 for p0
+            true = np.where(self.y_val == 1, predictions[:, :, 1], 1 - predictions[:, :, 1])
+        else:
+            true = _of_true_classes(predictions, self.y_val)
         eps = np.finfo(predictions.dtype).eps
         return np.log(np.clip(true, eps, 1 - eps)).mean(axis=1)
 
@@ -298,7 +307,7 @@ class _TrueClassProbabilityMetric(Metric):
     responses = ("predict_proba",)
 
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return predictions[:, np.arange(len(self.y_val)), self.y_val].mean(axis=1)
+        return _of_true_classes(predictions, self.y_val).mean(axis=1)
 
 
 class _RocAuc(Metric):

@@ -9,16 +9,21 @@ themselves, and the law tests compare every registered engine with refitting.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 
 __all__ = [
+    "DOUBTFUL",
     "Errors",
     "IncrementalUtility",
     "PrefixErrors",
@@ -31,6 +36,9 @@ _ENGINES: list[type[IncrementalUtility]] = []
 
 Errors = dict[int, str]
 PrefixErrors = dict[tuple[int, int], str]
+
+# In the place of an error: nothing failed, but the engine is not exact here; the set is refitted.
+DOUBTFUL = "the engine is not exact here"
 
 
 def registered_engines() -> tuple[type[IncrementalUtility], ...]:
@@ -78,6 +86,10 @@ def blocked_matmul(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
     return out
 
 
+def _prefix(order: NDArray[np.intp], sizes: NDArray[np.intp], j: int) -> NDArray[np.bool_]:
+    return prefix_coalitions(order, sizes[j : j + 1])[0]
+
+
 class IncrementalUtility(SupervisedUtility):
     """Base of the engines.
 
@@ -119,6 +131,7 @@ class IncrementalUtility(SupervisedUtility):
     pads_blocks: ClassVar[bool] = True
     tie: ClassVar[float | None] = 1e-9
     evals_per_chunk: int = 2048
+    evals_are_cheap: bool = True
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -126,13 +139,13 @@ class IncrementalUtility(SupervisedUtility):
             _ENGINES.append(cls)
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
-        super().__init__(fold, judge, fallback)
-        self.estimator = estimator
+        super().__init__(estimator, fold, judge, fallback)
         self.response = self._pick_response(judge)
         X, X_val = numeric_array(fold.X), numeric_array(fold.X_val)
         assert X is not None
         assert X_val is not None
         self.X, self.X_val = X, X_val
+        self._refitting = RefitUtility(estimator, fold, judge, fallback)
         bytes_per_set = 8 * len(X_val) * (1 if fold.classes is None else len(fold.classes))
         while self.block_size > 1 and self.block_size * bytes_per_set > _MAX_BLOCK_BYTES:
             self.block_size //= 2
@@ -203,7 +216,7 @@ class IncrementalUtility(SupervisedUtility):
         predictions : ndarray of shape (block_size, n_val, ...)
             As `skdvl.metrics.Metric` takes them: class codes, not labels.
         errors : dict of int to str
-            Sets on which the estimator would fail, by position, with the message.
+            Sets on which the estimator would fail, by position, with the message; or `DOUBTFUL`.
         """
 
     def _predict_prefixes(
@@ -238,6 +251,7 @@ class IncrementalUtility(SupervisedUtility):
             found, failed = self._score_block(block)
             scores[start : start + n_real] = found[:n_real]
             errors.update({start + j: e for j, e in failed.items() if j < n_real})
+        self._refit_doubtful(scores, errors, lambda j: rows[j])
         return scores, errors
 
     def _score_block(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Errors]:
@@ -254,8 +268,26 @@ class IncrementalUtility(SupervisedUtility):
         for j, (order, wanted) in enumerate(zip(orders, sizes, strict=True)):
             predictions, failed = self._predict_prefixes(order, wanted, self.response)
             scores[j] = self._judge(predictions, failed)
+            self._refit_doubtful(scores[j], failed, partial(_prefix, order, wanted))
             errors.update({(j, k): e for k, e in failed.items()})
         return scores, errors
+
+    def _refit_doubtful(
+        self,
+        scores: NDArray[np.float64],
+        errors: Errors,
+        rows_of: Callable[[int], NDArray[np.bool_]],
+    ) -> None:
+        """Fill in what refitting gives for the sets that are marked as `DOUBTFUL`."""
+        doubtful = [j for j, error in errors.items() if error is DOUBTFUL]
+        if not doubtful:
+            return
+        found, failed = self._refitting._score(np.stack([rows_of(j) for j in doubtful]))
+        scores[doubtful] = found
+        for k, j in enumerate(doubtful):
+            del errors[j]
+            if k in failed:
+                errors[j] = failed[k]
 
     def _judge(self, predictions: NDArray[Any], errors: Errors) -> NDArray[np.float64]:
         """Score predictions where the model did not fail; a scorer that fails adds its error."""

@@ -1,0 +1,260 @@
+"""Engines whose models are made of sums over the rows of each class."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any, ClassVar, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdvl.utilities.base import prefix_coalitions
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import (
+    DOUBTFUL,
+    Errors,
+    IncrementalUtility,
+    PrefixErrors,
+    blocked_matmul,
+)
+from skdvl.utilities.incremental.class_scores import (
+    is_saturated,
+    predict_from_difference,
+    predict_from_scores,
+)
+from skdvl.utilities.supervised import FallbackRule
+
+__all__ = ["ClassSumsUtility"]
+
+Floats = NDArray[np.float64]
+
+_ROWS_AT_ONCE = 1024
+_CACHE_BYTES = 2**22
+
+
+class _Prepared(NamedTuple):
+    """What the data give once, several times as large as they are.
+
+    Where the score is made of ranks, equal rows must get equal scores, to the bit, and a matrix
+    product does not give that: so it is then taken with the distinct rows only.
+    """
+
+    tables: list[Floats]  # statistics of the rows of each class
+    features: Floats  # (n_features, n_distinct)
+    copies: NDArray[np.intp] | None  # where each validation row is among the distinct ones
+    rank: NDArray[np.intp]  # of each training row in its class
+
+
+class ClassSumsUtility(IncrementalUtility):
+    """Base of the engines whose class scores are linear in features of the validation rows.
+
+    The coefficients come from statistics that are summed over a coalition's rows class by class:
+    along an order the sums are cumulative, for arbitrary coalitions they are a matrix product.
+    Another matrix product gives the scores.
+
+    Subclasses implement `_row_statistics`, `_features` and `_coefficients`, and perhaps
+    `_digest` and `_refusals`.
+
+    Attributes
+    ----------
+    present : ndarray of int, shape (n_present,)
+        Codes of the classes that the fold's training rows have.
+    members : list of ndarray of int
+        Rows of each of these classes.
+    """
+
+    responses = ("predict", "predict_proba")
+    has_cheap_prefixes = True
+    pads_blocks: ClassVar[bool] = False
+    block_size: int = 256
+
+    def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        super().__init__(estimator, fold, judge, fallback)
+        self.present = np.unique(fold.codes)
+        self.members = [np.flatnonzero(fold.codes == code) for code in self.present]
+        bytes_per_set = 8 * len(self.X_val) * len(self.present)
+        while self.block_size > 8 and self.block_size * bytes_per_set > _CACHE_BYTES:
+            self.block_size //= 2
+        metric = judge.metric
+        smooth = metric is not None and metric.responses == ("predict_proba",)
+        self._ranks = self.response != "predict" and not smooth
+
+    # --- what a family implements ------------------------------------------------------------
+
+    @abstractmethod
+    def _row_statistics(self, k: int) -> Floats:
+        """Return what is summed over rows, for the rows of class k: (n_members, n_statistics)."""
+
+    @abstractmethod
+    def _features(self, X: Floats) -> Floats:
+        """Return the features that scores are linear in, the last one 1: (n_val, n_features)."""
+
+    @abstractmethod
+    def _coefficients(
+        self, counts: Floats, digests: list[Floats]
+    ) -> tuple[list[Floats], NDArray[np.bool_]]:
+        """Return the coefficients of the class scores.
+
+        Parameters
+        ----------
+        counts : ndarray of shape (n_present, n_sets)
+            Rows of each class in each set.
+        digests : list of ndarray of shape (n_sets, ...)
+            What `_digest` makes of the statistics' sums, by class.
+
+        Returns
+        -------
+        coefficients : list of ndarray of shape (n_sets, n_features)
+            By class; finite, but the last may be minus infinity, as for a class without rows.
+        doubtful : ndarray of bool, shape (n_sets,)
+            Sets for which rounding may show; they are refitted.
+        """
+
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return what class k contributes, from its count (...) and sums (..., n_statistics).
+
+        Along an order a class's sums change only at its own rows, so what is done here is done
+        once for each of them instead of once for each prefix.
+        """
+        return sums
+
+    def _refusals(self, counts: Floats) -> Errors:
+        """Return the sets that the estimator refuses, by position."""
+        return {}
+
+    # --- the two doors ---------------------------------------------------------------------------
+
+    def _predict(self, rows: NDArray[np.bool_], response: str) -> tuple[NDArray[Any], Errors]:
+        tables = self._prepared().tables
+        counts = np.empty((len(self.members), len(rows)))
+        digests = []
+        for k, members in enumerate(self.members):
+            chosen = rows[:, members].astype(np.float64)
+            counts[k] = chosen.sum(axis=1)
+            digests.append(self._digest(k, counts[k], blocked_matmul(chosen, tables[k])))
+        return self._respond(counts, digests, response)
+
+    def _score_prefixes(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[Floats, PrefixErrors]:
+        n_sizes = sizes.shape[1]
+        scores = np.empty(sizes.shape)
+        errors: PrefixErrors = {}
+        bytes_per_order = 8 * self.fold.n_rows * self._prepared().tables[0].shape[1]
+        at_once = max(1, min(_ROWS_AT_ONCE // max(n_sizes, 1), _CACHE_BYTES // bytes_per_order))
+        for start in range(0, len(orders), at_once):
+            group = slice(start, start + at_once)
+            found, failed = self._score_orders(orders[group], sizes[group])
+            scores[group] = found.reshape(-1, n_sizes)
+            errors.update({(start + j // n_sizes, j % n_sizes): e for j, e in failed.items()})
+        return scores, errors
+
+    def _score_orders(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[Floats, Errors]:
+        """Score prefixes of a few orders, one order after the other."""
+        n_orders, n_sizes = sizes.shape
+        counts, tables, at = [], [], []
+        for k in range(len(self.members)):
+            count, digest = self._walk(k, orders)
+            reached = np.take_along_axis(count, sizes, axis=1)
+            counts.append(reached.ravel())
+            at.append((reached + len(digest) // n_orders * np.arange(n_orders)[:, None]).ravel())
+            tables.append(digest)
+        all_counts = np.array(counts, dtype=np.float64)
+        scores = np.empty(n_orders * n_sizes)
+        errors: Errors = {}
+        for start in range(0, len(scores), self.block_size):
+            block = slice(start, start + self.block_size)
+            digests = [table[index[block]] for table, index in zip(tables, at, strict=True)]
+            predictions, failed = self._respond(all_counts[:, block], digests, self.response)
+            scores[block] = self._judge(predictions, failed)
+            errors.update({start + j: error for j, error in failed.items()})
+
+        def rows_of(j: int) -> NDArray[np.bool_]:
+            order, size = divmod(j, n_sizes)
+            return prefix_coalitions(orders[order], sizes[order, size : size + 1])[0]
+
+        self._refit_doubtful(scores, errors, rows_of)
+        return scores, errors
+
+    def _walk(self, k: int, orders: NDArray[np.intp]) -> tuple[NDArray[np.intp], Floats]:
+        """Follow one class along orders.
+
+        Returns
+        -------
+        count : ndarray of int, shape (n_orders, n_rows + 1)
+            How many rows of the class each prefix has.
+        digest : ndarray of shape (n_orders * (n_members + 1), ...)
+            The class's digest after none, one, … all of its rows.
+        """
+        n_orders, n_rows = orders.shape
+        tables, _, _, rank = self._prepared()
+        table = tables[k]
+        mine = self.fold.codes[orders] == self.present[k]
+        count = np.zeros((n_orders, n_rows + 1), dtype=np.intp)
+        np.cumsum(mine, axis=1, out=count[:, 1:])
+        arriving = rank[orders[mine]].reshape(n_orders, len(table))
+        sums = np.zeros((n_orders, len(table) + 1, table.shape[1]))
+        np.cumsum(table[arriving], axis=1, out=sums[:, 1:])
+        n_so_far = np.broadcast_to(np.arange(len(table) + 1.0), sums.shape[:2])
+        digest = self._digest(k, n_so_far, sums)
+        return count, digest.reshape(-1, *digest.shape[2:])
+
+    # --- from coefficients to predictions ------------------------------------------------------
+
+    def _respond(
+        self, counts: Floats, digests: list[Floats], response: str
+    ) -> tuple[NDArray[Any], Errors]:
+        coefficients, doubtful = self._coefficients(counts, digests)
+        _, features, copies, _ = self._prepared()
+        if len(coefficients) == 2:
+            difference = blocked_matmul(coefficients[1] - coefficients[0], features)
+            predictions = predict_from_difference(difference, response)
+        else:
+            scores = np.stack([blocked_matmul(c, features) for c in coefficients])
+            predictions = predict_from_scores(scores, response)
+        if copies is not None:
+            predictions = predictions[:, copies]
+        errors = self._refusals(counts)
+        alone = (counts > 0).sum(axis=0) == 1
+        if response == "predict":
+            doubtful &= ~alone  # whatever its score is, the only class wins
+        elif self._ranks:
+            doubtful |= is_saturated(predictions) & ~alone
+        for j in np.flatnonzero(doubtful).tolist():
+            errors.setdefault(j, DOUBTFUL)
+        return self._spread(predictions, response), errors
+
+    def _spread(self, predictions: NDArray[Any], response: str) -> NDArray[Any]:
+        """Say it in codes, or columns, of all classes of the fit."""
+        assert self.fold.classes is not None
+        n_classes = len(self.fold.classes)
+        if len(self.present) == n_classes:
+            return predictions
+        if response == "predict":
+            return self.present[predictions]
+        proba = np.zeros((*predictions.shape[:2], n_classes))
+        proba[:, :, self.present] = predictions
+        return proba
+
+    def _prepared(self) -> _Prepared:
+        """Return what follows from the data; computed once in every process, not shipped."""
+        prepared = self.__dict__.get("_prepared_data")
+        if prepared is None:
+            tables = [self._row_statistics(k) for k in range(len(self.members))]
+            features, copies = self._features(self.X_val), None
+            if self._ranks:
+                features, copies = np.unique(features, axis=0, return_inverse=True)
+                copies = copies.reshape(-1)  # numpy 2.0 gives it another shape
+            rank = np.empty(self.fold.n_rows, dtype=np.intp)
+            for members in self.members:
+                rank[members] = np.arange(len(members))
+            prepared = _Prepared(tables, np.ascontiguousarray(features.T), copies, rank)
+            self._prepared_data = prepared
+        return prepared
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_prepared_data", None)
+        return state
