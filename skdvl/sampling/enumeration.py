@@ -57,6 +57,10 @@ class Exact(SamplingScheme, name="exact"):
 
     is_exact: ClassVar[bool] = True
 
+    def n_evals(self, n_players: int, target: Semivalue) -> int:
+        """Return how many evaluations the values take, with those of ∅ and N."""
+        return count_coalitions(n_players, target)
+
     def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
         """Plan all coalitions as one round."""
         n_players = game.n_players

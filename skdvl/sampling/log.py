@@ -125,6 +125,24 @@ class EvaluationLog:
         return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
 
     @property
+    def n_complete_rounds(self) -> int:
+        """Number of complete rounds."""
+        return len(self.rounds) - (not self.is_round_complete)
+
+    def first_rounds(self, n_rounds: int) -> EvaluationLog:
+        """Return the log as it was after its first rounds."""
+        earlier = EvaluationLog(self.entropy, self.fold, self.n_players)
+        earlier.rounds = self.rounds[:n_rounds]
+        return earlier
+
+    @property
+    def n_evals(self) -> int:
+        """Number of evaluations; a scheme marks by NaN what it did not need."""
+        return sum(
+            entry.utilities.size - int(np.isnan(entry.utilities).sum()) for entry in self.entries
+        )
+
+    @property
     def entries(self) -> list[Entry]:
         """Entries with evaluated draws, in the order of their chunks."""
         return [entry for entries in self.rounds for entry in entries if entry.n_done]

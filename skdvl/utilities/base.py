@@ -50,6 +50,8 @@ class Utility(ABC):
     evals_per_chunk : int
         Evaluations that make a unit of work of sensible length. It decides how draws are grouped
         into chunks, so it is fixed by the class, never measured.
+    evals_are_cheap : bool
+        Whether an evaluation takes no longer than a look-up in a cache.
     has_cheap_prefixes : bool
         Whether all prefixes of an order cost much less than as many single coalitions.
 
@@ -67,6 +69,7 @@ class Utility(ABC):
     n_players: int
     engine: ClassVar[str] = "callable"
     evals_per_chunk: int = 64
+    evals_are_cheap: bool = False
     has_cheap_prefixes: bool = False
 
     @abstractmethod
@@ -135,7 +138,13 @@ class Utility(ABC):
         """
         orders = np.asarray(orders, dtype=np.intp)
         wanted = np.arange(self.n_players + 1) if sizes is None else np.asarray(sizes)
-        return np.stack([self(prefix_coalitions(order, wanted)) for order in orders])
+        utilities = np.empty((len(orders), len(wanted)))
+        step = self.evals_per_chunk  # all prefixes of 10^4 players would take 100 MB
+        for row, order in zip(utilities, orders, strict=True):
+            for start in range(0, len(wanted), step):
+                part = slice(start, start + step)
+                row[part] = self(prefix_coalitions(order, wanted[part]))
+        return utilities
 
     def fingerprint(self) -> bytes | None:
         """Return a digest of all that decides the utilities, or None if there is none.

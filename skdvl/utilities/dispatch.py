@@ -20,6 +20,15 @@ from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 __all__ = ["find_engines", "has_own_score", "make_utility"]
 
 
+_PLAIN_SCORES = (
+    ("sklearn.base", "ClassifierMixin.score"),
+    ("sklearn.base", "RegressorMixin.score"),
+    # accuracy; they have a method of their own because their X may be None
+    ("sklearn.neighbors._classification", "KNeighborsClassifier.score"),
+    ("sklearn.neighbors._classification", "RadiusNeighborsClassifier.score"),
+)
+
+
 def find_engines() -> tuple[type[IncrementalUtility], ...]:
     """Import every file of the engines' folder and return the engines registered there."""
     for module in pkgutil.iter_modules(incremental.__path__):
@@ -32,10 +41,7 @@ def has_own_score(estimator: Any) -> bool:
     if isinstance(estimator, Pipeline):
         return has_own_score(estimator.steps[-1][1])
     score = type(estimator).score
-    return score.__module__ != "sklearn.base" or score.__qualname__ not in (
-        "ClassifierMixin.score",
-        "RegressorMixin.score",
-    )
+    return (score.__module__, score.__qualname__) not in _PLAIN_SCORES
 
 
 def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold]:

@@ -13,6 +13,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from skdvl.caching import CacheInfo
+
 __all__ = ["EvaluationRecord", "current_record", "recording"]
 
 
@@ -27,15 +29,15 @@ class EvaluationRecord:
         has at least half of the players.
     n_large : int
         How many coalitions of at least half of the players were evaluated.
-    cache : Counter
-        ``hits``, ``misses``, ``sets``, ``errors`` and ``bypassed``, in evaluations.
+    cache : CacheInfo
+        What caches did in other processes than the one that waits for the values.
     cached : dict of bytes to float
         New cache entries, for a cache that processes do not share.
     """
 
     refused: Counter[tuple[str, bool]] = field(default_factory=Counter)
     n_large: int = 0
-    cache: Counter[str] = field(default_factory=Counter)
+    cache: CacheInfo = field(default_factory=CacheInfo)
     cached: dict[bytes, float] = field(default_factory=dict)
 
     @property
@@ -47,7 +49,7 @@ class EvaluationRecord:
         """Count what another record counted."""
         self.refused.update(other.refused)
         self.n_large += other.n_large
-        self.cache.update(other.cache)
+        self.cache += other.cache
         self.cached.update(other.cached)
 
 

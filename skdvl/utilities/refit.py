@@ -49,8 +49,7 @@ class RefitUtility(SupervisedUtility):
     engine: ClassVar[str] = "refit"
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
-        super().__init__(fold, judge, fallback)
-        self.estimator = estimator
+        super().__init__(estimator, fold, judge, fallback)
         self._in_place = can_refit_in_place(estimator)
         self._models = threading.local()
 

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_coalitions
+from skdvl.utilities.fingerprint import fingerprint, library_versions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.quiet import quiet_warnings
 from skdvl.utilities.record import current_record
@@ -21,6 +22,7 @@ from skdvl.utilities.record import current_record
 __all__ = ["FallbackRule", "SupervisedUtility"]
 
 _N_REMEMBERED = 4096
+_VERSION = 1  # of the utilities' definition: raised whenever the same data give other numbers
 
 
 class FallbackRule:
@@ -111,16 +113,28 @@ class SupervisedUtility(Utility):
 
     Parameters
     ----------
+    estimator : estimator object
+        Its random states are integers, so that u is a function.
     fold : Fold
     judge : Judge
     fallback : FallbackRule
     """
 
-    def __init__(self, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+    def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        self.estimator = estimator
         self.fold = fold
         self.judge = judge
         self.fallback = fallback
         self.n_players = fold.n_players
+
+    def fingerprint(self) -> bytes:
+        """Digest all that decides the utilities."""
+        fold, rule = self.fold, self.fallback
+        data = (fold.X, fold.y, fold.X_val, fold.y_val, fold.classes, fold.player_of_row)
+        scorer = (self.judge.scorer, self.judge.own_score)
+        rules = (rule.empty_score, rule.error_score)
+        kind = (_VERSION, self.engine, library_versions())
+        return fingerprint(kind, self.estimator, scorer, rules, data)
 
     @abstractmethod
     def _score(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[int, str]]:

@@ -1,0 +1,169 @@
+"""What a valuation found."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+from scipy import stats
+
+from skdvl.caching import CacheInfo
+from skdvl.estimation.games import GameInPlay, combine
+from skdvl.sampling.base import Estimate, SamplingScheme, check_efficiency
+from skdvl.semivalues import Semivalue, check_semivalue
+from skdvl.utilities.record import EvaluationRecord
+
+__all__ = ["ValuationResult", "intervals"]
+
+
+def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
+    """Return confidence intervals, shape (n_players, 2).
+
+    Warns
+    -----
+    UserWarning
+        If the scheme does not claim intervals for what was evaluated.
+    """
+    if not 0 < level < 1:
+        raise ValueError(f"level must lie between 0 and 1, got {level!r}.")
+    if estimate.interval_caveat is not None:
+        warnings.warn(
+            f"These intervals may not cover {level:.0%}: {estimate.interval_caveat}",
+            UserWarning,
+            stacklevel=3,
+        )
+    if np.isinf(estimate.degrees_of_freedom):
+        quantile = stats.norm.ppf((1 + level) / 2)
+    else:
+        quantile = stats.t.ppf((1 + level) / 2, estimate.degrees_of_freedom)
+    half = quantile * estimate.standard_errors
+    return np.column_stack([estimate.values - half, estimate.values + half])
+
+
+@dataclass(frozen=True, eq=False)
+class ValuationResult:
+    """Values of players, and all that is needed to read other values out of the same run.
+
+    Attributes
+    ----------
+    values : ndarray of shape (n_players,)
+        In utility units; NaN for players that play in no game.
+    standard_errors : ndarray of shape (n_players,)
+        Sampling error of the values, in utility units; 0 where exact.
+    n_evals : int
+        Utility evaluations that the scheme asked for, cache hits included.
+    n_refused : int
+        Coalitions on which the model failed, among those computed.
+    converged : bool
+        Whether the values are exact or the stopping rule was met.
+    method : str
+        Name of the sampling scheme.
+    semivalue : Semivalue
+    cache_info : CacheInfo
+        What the cache did during this run.
+    """
+
+    estimate: Estimate
+    n_evals: int
+    converged: bool
+    semivalue: Semivalue
+    scheme: SamplingScheme
+    games: Sequence[GameInPlay] = field(repr=False)
+    record: EvaluationRecord = field(repr=False)
+    cache_info: CacheInfo = field(default_factory=CacheInfo)
+
+    @property
+    def values(self) -> NDArray[np.float64]:
+        """Values, shape (n_players,), in utility units."""
+        return self.estimate.values
+
+    @property
+    def standard_errors(self) -> NDArray[np.float64]:
+        """Standard errors of the values, shape (n_players,)."""
+        return self.estimate.standard_errors
+
+    @property
+    def method(self) -> str:
+        """Name of the sampling scheme."""
+        return self.scheme.name
+
+    @property
+    def n_refused(self) -> int:
+        """Number of coalitions on which the model failed."""
+        return self.record.n_refused
+
+    def confidence_interval(self, level: float = 0.95) -> NDArray[np.float64]:
+        """Return confidence intervals of the values.
+
+        Parameters
+        ----------
+        level : float, default=0.95
+
+        Returns
+        -------
+        ndarray of shape (n_players, 2)
+            Lower and upper ends.
+
+        Warns
+        -----
+        UserWarning
+            If the scheme does not claim intervals for what was evaluated.
+        """
+        return intervals(self.estimate, level)
+
+    def revalue(self, semivalue: str | Semivalue) -> ValuationResult:
+        """Return another semivalue from what was evaluated, without a further evaluation.
+
+        Parameters
+        ----------
+        semivalue : str or Semivalue
+
+        Raises
+        ------
+        ValueError
+            If the sizes that were drawn tell too little about it.
+
+        Examples
+        --------
+        >>> import skdvl
+        >>> result = skdvl.estimate_values(lambda players: len(players) > 1, n_players=3)
+        >>> result.revalue("banzhaf").values
+        array([0.5, 0.5, 0.5])
+        """
+        target = check_semivalue(semivalue)
+        for game in self.games:
+            chunks = [entry.chunk for entry in game.log.entries]
+            if chunks:
+                efficiency = self.scheme.efficiency(game.game.n_players, target, chunks)
+                warning = check_efficiency(efficiency, self.scheme.name, target)
+                if warning:
+                    warnings.warn(warning, UserWarning, stacklevel=2)
+        estimate = estimate_all(self.games, self.scheme, target, len(self.values))
+        return replace(self, estimate=estimate, semivalue=target)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return value, standard error and rank (1 is the lowest value) of every player."""
+        return value_frame(self.values, self.standard_errors)
+
+
+def estimate_all(
+    games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue, n_players: int
+) -> Estimate:
+    """Estimate a semivalue of all games combined."""
+    estimates = [scheme.estimate(game.game, target, game.log) for game in games]
+    return combine(estimates, [game.players for game in games], n_players)
+
+
+def value_frame(
+    values: NDArray[np.float64], standard_errors: NDArray[np.float64], index: Any = None
+) -> pd.DataFrame:
+    """Return a frame of values; ranks start at 1 for the lowest value, ties in row order."""
+    ranks = pd.Series(values, index=index).rank(method="first").astype("Int64")
+    return pd.DataFrame(
+        {"value": values, "standard_error": standard_errors, "rank": ranks.to_numpy()}, index=index
+    )

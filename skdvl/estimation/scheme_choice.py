@@ -1,0 +1,80 @@
+"""Which sampling scheme a ``method`` stands for."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+from collections.abc import Sequence
+
+from skdvl import sampling
+from skdvl.sampling.base import SCHEMES, SamplingScheme
+from skdvl.sampling.enumeration import Exact, count_coalitions
+from skdvl.sampling.stratified import Stratified
+from skdvl.semivalues import LOO, Semivalue
+from skdvl.utilities import Utility
+
+__all__ = ["check_scheme", "choose_scheme", "find_schemes"]
+
+_MAX_ENUMERATED = 2**20
+
+
+def find_schemes() -> dict[str, type[SamplingScheme]]:
+    """Import every file of the schemes' folder and return the schemes by name."""
+    for module in pkgutil.iter_modules(sampling.__path__):
+        importlib.import_module(f"{sampling.__name__}.{module.name}")
+    return SCHEMES
+
+
+def check_scheme(method: str | SamplingScheme) -> SamplingScheme:
+    """Return the scheme with a name; an instance is returned as it is.
+
+    Raises
+    ------
+    ValueError
+        If the name is unknown.
+    """
+    if isinstance(method, SamplingScheme):
+        return method
+    schemes = find_schemes()
+    if method not in schemes:
+        raise ValueError(
+            f"method={method!r} is not known. Use 'auto', one of {sorted(schemes)}, or an "
+            "instance of skdvl.sampling.SamplingScheme."
+        )
+    return schemes[method]()
+
+
+def choose_scheme(
+    method: str | SamplingScheme,
+    utilities: Sequence[Utility],
+    target: Semivalue,
+    budget: int,
+    is_explicit: bool,
+) -> SamplingScheme:
+    """Return the scheme for ``method``; "auto" enumerates where that fits the budget.
+
+    Raises
+    ------
+    ValueError
+        If ``method="exact"`` is asked for and takes more than 2^20 evaluations per game, or more
+        than an explicit budget.
+    """
+    counts = [count_coalitions(utility.n_players, target) for utility in utilities]
+    n_games = len(utilities)
+    if isinstance(method, str) and method == "auto":
+        fits = all(
+            count <= budget // n_games + (fold < budget % n_games)
+            for fold, count in enumerate(counts)
+        )
+        return Exact() if fits or (isinstance(target, LOO) and not is_explicit) else Stratified()
+    scheme = check_scheme(method)
+    if isinstance(scheme, Exact):
+        limit = budget // n_games if is_explicit else _MAX_ENUMERATED
+        if max(counts) > limit and not (isinstance(target, LOO) and not is_explicit):
+            raise ValueError(
+                f"method='exact' needs max_evals={sum(counts)} to enumerate the coalitions of "
+                f"{max(u.n_players for u in utilities)} players. Raise max_evals, or use "
+                "method='stratified'."
+            )
+    return scheme
