@@ -1,0 +1,323 @@
+"""Nearest neighbours: distances are computed once, coalitions only choose among them.
+
+Training rows are ranked by distance from each validation row once. What a coalition's model
+predicts for a validation row follows from the ``n_neighbors`` lowest ranks in the coalition, and
+two doors find these without sorting anything again:
+
+- The prefixes of orders are walked along the order. Each arriving row is inserted into the sorted
+  list of nearest rows of every order and validation row at once, by two vectorised instructions.
+- Sets of rows are walked along the ranks. One bit says whether a set has the row of that rank, so
+  that one machine word walks 64 sets.
+
+Both work on integers, so a coalition's neighbours do not depend on the batch it comes in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+from sklearn.base import clone
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
+
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import Errors, IncrementalUtility, PrefixErrors
+
+__all__ = ["NeighborsUtility"]
+
+_MAX_TABLE_BYTES = 200_000_000
+_BYTES_PER_PAIR = 16  # of `_Tables`, at most
+_NOT_METRICS = ("braycurtis", "dice", "kulsinski", "russellrao", "sokalsneath")
+_CELLS = 2**18  # numbers in a working array: a few megabytes
+_WORDS = 2**15  # machine words in a bit plane: they stay in the processor's second cache
+
+
+class _Tables(NamedTuple):
+    """What is computed once per fold.
+
+    Attributes
+    ----------
+    by_rank : ndarray of int, shape (n_val, n_rows)
+        Training rows, nearest first; of equally near ones the first comes first.
+    keys : ndarray of unsigned int, shape (n_rows, n_val)
+        Rank of a training row, and in the ``code_bits`` lowest bits its class.
+    closeness : ndarray of shape (n_val * n_rows,) or None
+        1 / distance by validation row and rank, for ``weights="distance"``.
+    """
+
+    by_rank: NDArray[Any]
+    keys: NDArray[Any]
+    closeness: NDArray[np.float64] | None
+
+
+class NeighborsUtility(IncrementalUtility):
+    """Utilities of `KNeighborsClassifier` and `KNeighborsRegressor`, with any metric.
+
+    Of training rows that are equally far from a validation row, the first in the order of the
+    data is the nearer one. scikit-learn's own choice among them depends on the algorithm, which
+    ``algorithm="auto"`` chooses anew for each size of the training set. So does its rounding: a
+    row that equals a validation row is at distance 0 here and in its trees, at about 1e-8 times
+    the row's norm in its brute-force search.
+    """
+
+    engine = "neighbors"
+    serves = ("KNeighborsClassifier", "KNeighborsRegressor")
+    responses = ("predict", "predict_proba")
+    block_size = 1024
+    has_cheap_prefixes = True
+
+    def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: Any) -> None:
+        super().__init__(estimator, fold, judge, fallback)
+        self.n_neighbors = int(estimator.n_neighbors)
+        self.code_bits = 0 if fold.classes is None else int(len(fold.classes) - 1).bit_length()
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        """Return estimators that cover the parameters the engine serves."""
+        return [
+            KNeighborsClassifier(),
+            KNeighborsClassifier(n_neighbors=3, weights="distance"),
+            KNeighborsClassifier(n_neighbors=1, metric="manhattan"),
+            KNeighborsClassifier(n_neighbors=4, metric="cosine", algorithm="brute"),
+            KNeighborsRegressor(),
+            KNeighborsRegressor(n_neighbors=3, weights="distance", p=3),
+            KNeighborsRegressor(n_neighbors=10, metric="chebyshev"),
+        ]
+
+    @classmethod
+    def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
+        """Return why the engine would not give the utilities of refitting, None if it would."""
+        reason = super().why_not(estimator, fold, judge)
+        if reason is not None:
+            return reason
+        if estimator.weights not in ("uniform", "distance"):
+            return "weights are computed by a function"
+        if estimator.metric == "precomputed":
+            return "the metric is precomputed"
+        if estimator.metric in ("seuclidean", "mahalanobis"):
+            return f"the metric {estimator.metric} may depend on the training rows"
+        if estimator.metric in _NOT_METRICS and estimator.algorithm != "brute":
+            return f"{estimator.metric} is no metric, so that scikit-learn's trees miss neighbours"
+        if _BYTES_PER_PAIR * fold.n_rows * len(fold.y_val) > _MAX_TABLE_BYTES:
+            return f"{fold.n_rows} x {len(fold.y_val)} distances are too many to keep"
+        return None
+
+    @cached_property
+    def _tables(self) -> _Tables:
+        n_rows, n_val = len(self.X), len(self.X_val)
+        kind = np.min_scalar_type(n_rows << self.code_bits)
+        codes = np.zeros(n_rows, dtype=kind)
+        if self.fold.classes is not None:
+            codes = self.fold.codes.astype(kind)
+        by_rank = np.empty((n_val, n_rows), dtype=np.min_scalar_type(n_rows))
+        keys = np.empty((n_rows, n_val), dtype=kind)
+        ranks = (np.arange(n_rows) << self.code_bits).astype(kind)
+        weighted = self.estimator.weights == "distance"
+        closeness = np.empty((n_val, n_rows)) if weighted else None
+        model = clone(self.estimator).fit(self.X, self.fold.y)
+        block = max(1, _CELLS // n_rows)
+        for start in range(0, n_val, block):
+            here = slice(start, start + block)
+            distances = _distances(model, self.X_val[here], self.X)
+            by_rank[here] = nearest = np.argsort(distances, axis=1, kind="stable")
+            for j, rows in enumerate(nearest, start):
+                keys[rows, j] = ranks | codes[rows]
+            if closeness is not None:
+                with np.errstate(divide="ignore"):
+                    closeness[here] = 1 / np.take_along_axis(distances, nearest, axis=1)
+        return _Tables(by_rank, keys, None if closeness is None else closeness.ravel())
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        state.pop("_tables", None)  # larger than the data it is computed from
+        return state
+
+    def _score(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Errors]:
+        # Integers need no padding to give the same bits in any batch. The sets of a word walk
+        # together, as far as the smallest of them needs, hence words of similar sizes.
+        by_size = np.argsort(rows.sum(axis=1), kind="stable")
+        n_words = max(1, _WORDS // (self.n_neighbors * len(self.X_val)))
+        together = min(self.block_size, 64 * n_words)
+        scores = np.empty(len(rows))
+        errors: Errors = {}
+        for start in range(0, len(rows), together):
+            block = by_size[start : start + together]
+            scores[block], failed = self._score_block(rows[block])
+            errors.update({int(block[j]): error for j, error in failed.items()})
+        return scores, errors
+
+    def _predict(self, rows: NDArray[np.bool_], response: str) -> tuple[NDArray[Any], Errors]:
+        sizes = rows.sum(axis=1)
+        few = sizes < self.n_neighbors
+        errors = {int(j): self._too_few(sizes[j]) for j in np.flatnonzero(few)}
+        keys = self._nearest_in_sets(rows, ~few)
+        together = max(1, _CELLS // (self.n_neighbors * len(self.X_val)))
+        parts = [keys[start : start + together] for start in range(0, len(rows), together)]
+        return np.concatenate([self._respond(part, response) for part in parts]), errors
+
+    def _score_prefixes(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[NDArray[np.float64], PrefixErrors]:
+        scores = np.full(sizes.shape, np.nan)
+        few = sizes < self.n_neighbors
+        errors = {(j, k): self._too_few(sizes[j, k]) for j, k in np.argwhere(few).tolist()}
+        together = max(1, _CELLS // (8 * self.n_neighbors * len(self.X_val)))
+        for start in range(0, len(orders), together):
+            block = slice(start, start + together)
+            arrivals = np.where(few[block], -1, sizes[block] - 1)
+            for first, lists in self._nearest_in_prefixes(orders[block]):
+                at = np.nonzero((arrivals >= first) & (arrivals < first + len(lists)))
+                if len(at[0]):
+                    predictions = self._respond(
+                        lists[arrivals[at] - first, :, at[0]], self.response
+                    )
+                    scores[block][at] = self._judge(predictions, {})
+        return scores, errors
+
+    def _too_few(self, size: int) -> str:
+        return (
+            f"ValueError: Expected n_neighbors <= n_samples_fit, but n_neighbors = "
+            f"{self.n_neighbors}, n_samples_fit = {size}, n_samples = {len(self.X_val)}"
+        )
+
+    def _nearest_in_prefixes(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield ``(first, lists)``: keys of the nearest rows after arrival ``first`` and later.
+
+        ``lists`` has shape (n_arrivals, n_neighbors, n_orders, n_val) and is overwritten.
+        """
+        keys = self._tables.keys
+        n_orders, n_rows = orders.shape
+        shape = (self.n_neighbors, n_orders, keys.shape[1])
+        length = min(n_rows, max(1, _CELLS // int(np.prod(shape))))
+        lists = np.full((length + 1, *shape), np.iinfo(keys.dtype).max, dtype=keys.dtype)
+        for first in range(0, n_rows, length):
+            arriving = keys[orders[:, first : first + length].T]
+            for key, before, after in zip(arriving, lists[:-1], lists[1:], strict=False):
+                np.minimum(before, key, out=after)
+                np.maximum(before[:-1], after[1:], out=after[1:])
+            yield first, lists[1 : len(arriving) + 1]
+            lists[0] = lists[len(arriving)]
+
+    def _nearest_in_sets(self, rows: NDArray[np.bool_], some: NDArray[np.bool_]) -> NDArray[Any]:
+        """Return keys of the nearest rows of ``some`` sets, shape (n_sets, n_neighbors, n_val).
+
+        The ranks are left out of the keys where only the classes matter. Sets are best sorted by
+        size: the last words, with the largest sets, then leave the walk first.
+        """
+        tables = self._tables
+        members = _pack(rows)
+        n_active = n_words = len(members)
+        shape = (n_words, self.n_neighbors, len(tables.by_rank))
+        # next_[:, j]: the sets that have j neighbours so far; bits[p, :, j]: bit p of the j-th key
+        next_ = np.zeros(shape, dtype=np.uint64)
+        next_[:, 0] = _pack(some[:, np.newaxis])
+        needs_ranks = self.fold.classes is None or tables.closeness is not None
+        n_rank_bits = int(len(self.X) - 1).bit_length() if needs_ranks else 0
+        bits = np.zeros((self.code_bits + n_rank_bits, *shape), dtype=np.uint64)
+        has_code_bit = self._code_masks()
+        for rank, nearest in enumerate(tables.by_rank.T):
+            if rank % 8 == 0:
+                n_active = 1 + int(max(np.flatnonzero(next_.any(axis=(1, 2))), default=-1))
+                open_, planes = next_[:n_active], bits[:, :n_active]
+            if n_active == 0:
+                break
+            taken = open_ & members[:n_active, np.newaxis, nearest]
+            open_ ^= taken
+            open_[:, 1:] |= taken[:, :-1]
+            for p in range(n_rank_bits):
+                if rank >> p & 1:
+                    planes[self.code_bits + p] |= taken
+            for p in range(self.code_bits):
+                planes[p] |= taken & has_code_bit[p, nearest]
+        keys = np.zeros((*shape, 64), dtype=tables.keys.dtype)
+        for p, plane in enumerate(bits):
+            octets = plane[..., np.newaxis].view(np.uint8)
+            keys |= np.unpackbits(octets, axis=-1, bitorder="little").astype(keys.dtype) << p
+        return keys.transpose(0, 3, 1, 2).reshape(-1, *shape[1:])[: len(rows)]
+
+    def _code_masks(self) -> NDArray[np.uint64]:
+        """Return words of ones where a training row's class has bit p, shape (p, n_rows)."""
+        codes = np.zeros(1, dtype=np.intp) if self.fold.classes is None else self.fold.codes
+        has_bit = codes >> np.arange(self.code_bits)[:, np.newaxis] & 1
+        return np.where(has_bit, np.uint64(2**64 - 1), np.uint64(0))
+
+    def _respond(self, keys: NDArray[Any], response: str) -> NDArray[Any]:
+        """Predict from the keys of neighbours, shape (n_models, n_neighbors, n_val)."""
+        neighbours = [np.ascontiguousarray(keys[:, j]) for j in range(self.n_neighbors)]
+        weights = self._weights(neighbours)
+        if self.fold.classes is None:
+            return self._mean_target(neighbours, weights)
+        votes = self._votes(neighbours, weights)
+        if response == "predict_proba":
+            return np.stack(votes, axis=-1) / np.sum(votes, axis=0)[..., np.newaxis]
+        best, code = votes[0], np.zeros(votes[0].shape, dtype=np.intp)
+        for c, vote in enumerate(votes[1:], start=1):
+            code[vote > best] = c
+            best = np.maximum(best, vote)
+        return code
+
+    def _weights(self, neighbours: list[NDArray[Any]]) -> list[NDArray[np.float64]] | None:
+        """Return 1 / distance; where a neighbour is at distance 0, it alone has a weight, 1."""
+        closeness = self._tables.closeness
+        if closeness is None:
+            return None
+        start = np.arange(len(self.X_val)) * len(self.X)
+        weights = [closeness.take((key >> self.code_bits) + start) for key in neighbours]
+        at_zero = np.isinf(weights[0])  # the nearest is, if any is
+        if at_zero.any():
+            weights = [np.where(at_zero, np.isinf(weight), weight) for weight in weights]
+        return weights
+
+    def _votes(
+        self, neighbours: list[NDArray[Any]], weights: list[NDArray[np.float64]] | None
+    ) -> list[NDArray[Any]]:
+        """Return each class's votes, summed from the nearest neighbour on as scikit-learn does."""
+        mask = neighbours[0].dtype.type((1 << self.code_bits) - 1)
+        codes = [key & mask for key in neighbours]
+        assert self.fold.classes is not None
+        votes = []
+        for c in range(len(self.fold.classes)):
+            if weights is None:
+                vote = np.zeros(codes[0].shape, np.min_scalar_type(self.n_neighbors))
+                for code in codes:
+                    np.add(vote, code == c, out=vote)
+            else:
+                vote = np.zeros(codes[0].shape)
+                for code, weight in zip(codes, weights, strict=True):
+                    vote += weight * (code == c)  # five times as fast as where=
+            votes.append(vote)
+        return votes
+
+    def _mean_target(
+        self, neighbours: list[NDArray[Any]], weights: list[NDArray[np.float64]] | None
+    ) -> NDArray[np.float64]:
+        by_rank = self._tables.by_rank.ravel()
+        targets = np.asarray(self.fold.y, dtype=np.float64)
+        start = np.arange(len(self.X_val)) * len(self.X)
+        total = np.zeros(neighbours[0].shape)
+        for j, rank in enumerate(neighbours):
+            target = targets.take(by_rank.take(rank + start))
+            total += target if weights is None else target * weights[j]
+        return total / (self.n_neighbors if weights is None else np.sum(weights, axis=0))
+
+
+def _distances(model: Any, X_val: NDArray[np.float64], X: NDArray[np.float64]) -> NDArray[Any]:
+    if model.effective_metric_ == "euclidean":
+        # scikit-learn's shortcut through a matrix product is not 0 for equal rows
+        return cdist(X_val, X)
+    return pairwise_distances(
+        X_val, X, metric=model.effective_metric_, **model.effective_metric_params_
+    )
+
+
+def _pack(members: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """Pack the flags of 64 sets, shape (n_sets, n), into one word, shape (n_words, n)."""
+    octets = np.zeros((members.shape[1], -(-len(members) // 64) * 8), dtype=np.uint8)
+    packed = np.packbits(members.T, axis=1, bitorder="little")
+    octets[:, : packed.shape[1]] = packed
+    return np.ascontiguousarray(octets.view(np.uint64).T)
