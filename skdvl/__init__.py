@@ -1,7 +1,23 @@
 """skdvl: what each training sample is worth to a scikit-learn model."""
 
-from skdvl.estimation import estimate_values
+from skdvl.estimation import ValuationResult, estimate_values
+from skdvl.valuators import (
+    BanzhafValuator,
+    BetaShapleyValuator,
+    LeaveOneOutValuator,
+    SemivalueValuator,
+    ShapleyValuator,
+)
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "estimate_values"]
+__all__ = [
+    "BanzhafValuator",
+    "BetaShapleyValuator",
+    "LeaveOneOutValuator",
+    "SemivalueValuator",
+    "ShapleyValuator",
+    "ValuationResult",
+    "__version__",
+    "estimate_values",
+]

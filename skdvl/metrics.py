@@ -20,6 +20,7 @@ from sklearn.metrics import check_scoring, get_scorer
 __all__ = [
     "Metric",
     "PredictionView",
+    "R2Metric",
     "align_decision",
     "align_proba",
     "find_metric",
@@ -322,11 +323,14 @@ class _RocAuc(Metric):
         return wins / (n_positive * (len(positive) - n_positive))
 
 
-class _R2(Metric):
+class R2Metric(Metric):
+    """R², with scikit-learn's values for constant targets."""
+
     responses = ("predict",)
     equals_scorer = True
 
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
+        """See `Metric.__call__`."""
         residual = ((self.y_val - predictions) ** 2).sum(axis=1)
         total = ((self.y_val - self.y_val.mean()) ** 2).sum()
         if total == 0:  # scikit-learn's force_finite
@@ -334,7 +338,7 @@ class _R2(Metric):
         return 1 - residual / total
 
 
-class _SquashedR2Metric(_R2):
+class _SquashedR2Metric(R2Metric):
     def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
         return 1 / (2 - super().__call__(predictions))
 
@@ -362,7 +366,7 @@ _CLASSIFICATION: dict[str, type[Metric]] = {
     "true_class_probability": _TrueClassProbabilityMetric,
 }
 _REGRESSION: dict[str, type[Metric]] = {
-    "r2": _R2,
+    "r2": R2Metric,
     "squashed_r2": _SquashedR2Metric,
     "neg_mean_squared_error": _NegMeanSquaredError,
     "neg_mean_absolute_error": _NegMeanAbsoluteError,

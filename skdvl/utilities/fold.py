@@ -14,6 +14,7 @@ from sklearn.utils import _safe_indexing
 from skdvl.metrics import (
     Metric,
     PredictionView,
+    R2Metric,
     align_decision,
     align_proba,
     find_metric,
@@ -102,6 +103,13 @@ class Judge:
         self.kind = "regressor" if fold.classes is None else "classifier"
         self.metric: Metric | None = (
             None if own_score else find_metric(scorer, fold.y_val, fold.classes)
+        )
+
+    @property
+    def is_r2(self) -> bool:
+        """Whether the score is made of R², which needs two validation rows."""
+        return isinstance(self.metric, R2Metric) or (
+            self.scorer is None and self.fold.classes is None and not self.own_score
         )
 
     @property

@@ -1,0 +1,17 @@
+"""Valuators: the scikit-learn face of data valuation."""
+
+from skdvl.valuators.banzhaf import BanzhafValuator
+from skdvl.valuators.base import DataValuator
+from skdvl.valuators.beta_shapley import BetaShapleyValuator
+from skdvl.valuators.leave_one_out import LeaveOneOutValuator
+from skdvl.valuators.semivalue import SemivalueValuator
+from skdvl.valuators.shapley import ShapleyValuator
+
+__all__ = [
+    "BanzhafValuator",
+    "BetaShapleyValuator",
+    "DataValuator",
+    "LeaveOneOutValuator",
+    "SemivalueValuator",
+    "ShapleyValuator",
+]

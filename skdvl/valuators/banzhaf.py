@@ -1,0 +1,106 @@
+"""Banzhaf values of training samples."""
+
+from __future__ import annotations
+
+from skdvl.semivalues import Banzhaf, Semivalue
+from skdvl.valuators.retraining import RetrainingValuator
+
+__all__ = ["BanzhafValuator"]
+
+
+class BanzhafValuator(RetrainingValuator):
+    r"""Banzhaf value of each training sample: its mean gain over all coalitions of others.
+
+    Its ranking is the most robust of all semivalues against noise in the utility; the values do
+    not add up to anything in particular.
+
+    Parameters
+    ----------
+    estimator : estimator object
+        The model under which samples are valued; it is cloned.
+    method : str or SamplingScheme, default="auto"
+        How coalitions are drawn: "exact", "permutation", "antithetic", "tmc", "stratified", or an
+        instance of `skdvl.sampling.SamplingScheme`. "auto" enumerates where that fits the budget.
+    scoring : str, callable or None, default=None
+        What a model is judged by: "true_class_probability" or "squashed_r2", a name of
+        scikit-learn's, or a callable ``(estimator, X, y) -> float``. None is the estimator's
+        own score.
+    cv : int, splitter, iterable or None, default=None
+        Folds on which models are trained and scored where `fit` gets no ``X_val``. None: five
+        shuffled folds, stratified for classes, always the same.
+    max_evals : int or "auto", default="auto"
+        Budget in utility evaluations over all folds, never exceeded. "auto": 20 per player where
+        models are refitted, 100 per player with an incremental engine, at least 1000.
+    tol : float, StoppingRule or None, default=None
+        Stop when the largest standard error is at most ``tol``, in utility units.
+    engine : {"auto", "refit"}, default="auto"
+        "auto" computes utilities without refitting where an exact engine gives the same numbers.
+    cache : None, "memory", "disk", "memcached" or Cache, default=None
+        Where utilities of refitted models are kept.
+    empty_score : float or "auto", default="auto"
+        Utility of no data; "auto" is the score of a dummy model that knows the class shares, or
+        the mean target.
+    error_score : float, "auto" or "raise", default="auto"
+        Utility of a coalition on which the model fails; "auto" is the score of a dummy model
+        trained on that coalition.
+    checkpoint : path or None, default=None
+        Directory in which the run is saved as it goes; the same call goes on where a killed one
+        was.
+    warm_start : bool, default=False
+        Extend the previous fit to ``max_evals`` evaluations in all.
+    n_jobs : int or None, default=None
+        Number of workers; None follows ``joblib.parallel_config``. Values do not depend on it.
+    random_state : int, RandomState instance or None, default=None
+        Decides which coalitions are drawn, never the game.
+    verbose : int, default=0
+        1 shows progress.
+
+    Attributes
+    ----------
+    values_ : ndarray of shape (n_samples,)
+        Value of each sample, in utility units.
+    standard_errors_ : ndarray of shape (n_samples,)
+        Sampling error of the values, for these folds; 0 where exact.
+    n_evals_ : int
+        Utility evaluations, cache hits included.
+    n_refused_ : int
+        Coalitions on which the model failed.
+    converged_ : bool
+        Whether the values are exact or ``tol`` was reached.
+    score_, empty_score_ : float
+        Utility of all samples and of none, means over folds.
+    estimator_ : estimator object
+        The model trained on all samples.
+    method_, engine_ : str
+        Sampling scheme and engine that were used.
+    cache_info_ : CacheInfo
+        What the cache did during the fit.
+    group_labels_, group_values_, group_standard_errors_ : ndarray of shape (n_groups,)
+        With ``groups``: sorted labels, values of the groups and their errors.
+    classes_ : ndarray of shape (n_classes,)
+        Class labels, if the estimator is a classifier.
+    n_features_in_ : int
+        Number of features seen in `fit`.
+    feature_names_in_ : ndarray of shape (n_features_in_,)
+        Names of the features, where X has such.
+
+    References
+    ----------
+    .. [1] Wang, Jia (2023). "Data Banzhaf: a robust data valuation framework for machine
+       learning." AISTATS.
+
+    Examples
+    --------
+    >>> from sklearn.datasets import make_classification
+    >>> from sklearn.naive_bayes import GaussianNB
+    >>> from skdvl import BanzhafValuator
+    >>> X, y = make_classification(n_samples=60, random_state=0)
+    >>> y[:3] = 1 - y[:3]
+    >>> valuator = BanzhafValuator(GaussianNB(), random_state=0).fit(X, y)
+    >>> valuator.values_.shape
+    (60,)
+    """
+
+    @property
+    def _semivalue(self) -> Semivalue:
+        return Banzhaf()

@@ -1,0 +1,96 @@
+"""Rows found again by their content."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+__all__ = ["RowLookup", "row_digests"]
+
+
+def row_digests(X: Any) -> list[bytes]:
+    """Return a 128-bit digest of every row's content.
+
+    Numbers count as float64, -0.0 as 0.0, every NaN as the same; only entries other than 0 are
+    digested, so that sparse and dense rows agree. Other entries count by their text.
+    """
+    if hasattr(X, "tocsr"):
+        return _sparse_digests(X.tocsr().astype(np.float64, copy=True))
+    if hasattr(X, "columns"):
+        return _frame_digests(X)
+    array = np.asarray(X)
+    if array.dtype.kind in "biuf":
+        return _number_digests(array.reshape(len(array), -1).astype(np.float64))
+    return _frame_digests(pd.DataFrame(array.reshape(len(array), -1)))
+
+
+def _sparse_digests(rows: Any) -> list[bytes]:
+    rows.sum_duplicates()
+    rows.eliminate_zeros()
+    rows.sort_indices()
+    indices = rows.indices.astype(np.int64)
+    values = np.where(np.isnan(rows.data), np.nan, rows.data)
+    spans = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
+    return [_digest(indices[a:b], values[a:b]) for a, b in spans]
+
+
+def _number_digests(array: NDArray[np.float64], extra: list[str] | None = None) -> list[bytes]:
+    array = np.where(np.isnan(array), np.nan, array)
+    texts = [""] * len(array) if extra is None else extra
+    digests = []
+    for row, text in zip(array, texts, strict=True):
+        places = np.flatnonzero(row)
+        digests.append(_digest(places.astype(np.int64), row[places], text))
+    return digests
+
+
+def _frame_digests(frame: Any) -> list[bytes]:
+    """Digest a frame: its numeric columns as numbers, the others as text."""
+    columns = [frame[name] for name in frame.columns]
+    numbers = np.zeros((len(frame), len(columns)))
+    texts: list[list[str]] = []
+    for j, column in enumerate(columns):
+        values = np.asarray(column)
+        if values.dtype.kind not in "biuf":
+            try:
+                values = values.astype(np.float64)
+            except (TypeError, ValueError):
+                texts.append([f"{j}={value!s}" for value in values.tolist()])
+                continue
+        numbers[:, j] = values
+    return _number_digests(
+        numbers, ["\0".join(parts) for parts in zip(*texts, strict=True)] if texts else None
+    )
+
+
+def _digest(places: NDArray[np.int64], values: NDArray[np.float64], text: str = "") -> bytes:
+    hasher = hashlib.blake2b(places.tobytes(), digest_size=16)
+    hasher.update(values.tobytes())
+    hasher.update(text.encode())
+    return hasher.digest()
+
+
+class RowLookup:
+    """Values of rows, found by the rows' content.
+
+    Parameters
+    ----------
+    X : array-like, sparse matrix or frame of shape (n_samples, n_features)
+    values : ndarray of shape (n_samples,)
+        Equal rows get the mean of their values.
+    """
+
+    def __init__(self, X: Any, values: NDArray[np.float64]) -> None:
+        digests = row_digests(X)
+        codes, unique = pd.factorize(np.array(digests, dtype=object))
+        sums = np.bincount(codes, weights=values, minlength=len(unique))
+        means = sums / np.bincount(codes, minlength=len(unique))
+        self._values = dict(zip(unique, means.tolist(), strict=True))
+
+    def find(self, X: Any) -> NDArray[np.float64]:
+        """Return the values of rows, NaN for those never seen."""
+        return np.array([self._values.get(d, np.nan) for d in row_digests(X)], dtype=np.float64)
