@@ -50,7 +50,8 @@ class DiskStore(Store):
             # shrinks when the transaction ends, so one block of 1000 deletes 10 000 entries, up
             # to those it has just written.
             if database.volume() > self._size_limit:
-                self._drop_oldest(database, min(2 * len(items), len(database) - len(items)))
+                older = max(0, len(database) - len(items))
+                self._drop_oldest(database, min(2 * len(items), older))
 
     def clear(self) -> None:
         """Drop every entry, and a database that was moved aside."""
@@ -79,23 +80,36 @@ class DiskStore(Store):
     @contextmanager
     def _opened(self) -> Iterator[Any]:
         identity = _identity(self._directory)
+        database = None
         try:
             with self._lock:
                 database = self._open()
                 identity = self._identity
             yield database
         except Exception as error:
-            with self._lock:
-                self.close()
-                # Only the file in which the damage was seen: another process or thread may have
-                # moved it aside already, and what lies there now is sound.
-                if is_damage(error) and identity == _identity(self._directory):
-                    self._move_aside()
-                    raise DatabaseDamaged(
-                        f"the database was damaged ({error}); "
-                        f"it was moved to {aside_of(self._directory)}"
-                    ) from error
+            if is_damage(error):
+                self._leave(identity, error)
+            elif database is not None:
+                # Not closed: opening again writes, but a full disk can still be read.
+                database.end_transaction()
             raise
+
+    def _leave(self, identity: tuple[int, int] | None, error: Exception) -> None:
+        """Close a damaged database and move it aside."""
+        with self._lock:
+            self.close()
+            # Only the file in which the damage was seen: another process or thread may have moved
+            # it aside already, and what lies there now is sound.
+            if identity != _identity(self._directory):
+                return
+            # The whole folder in one step: were the database renamed alone, whoever opens a new
+            # one at that moment would find the old write-ahead log beside it.
+            aside = aside_of(self._directory)
+            rmtree(aside, ignore_errors=True)
+            os.rename(self._directory / FOLDER, aside)
+        raise DatabaseDamaged(
+            f"the database was damaged ({error}); it was moved to {aside}"
+        ) from error
 
     def _open(self) -> Any:
         if self._database is not None:
@@ -108,13 +122,6 @@ class DiskStore(Store):
         self._database = database_class()(str(self._directory / FOLDER), self._timeout)
         self._identity = _identity(self._directory)
         return self._database
-
-    def _move_aside(self) -> None:
-        # The whole folder in one step: were the database renamed alone, whoever opens a new one
-        # at that moment would find the old write-ahead log beside it.
-        aside = aside_of(self._directory)
-        rmtree(aside, ignore_errors=True)
-        os.rename(self._directory / FOLDER, aside)
 
 
 def aside_of(directory: Path) -> Path:
@@ -136,6 +143,8 @@ def is_damage(error: Exception) -> bool:
 
     SQLite's own codes would be surer, but Python has them only from 3.11 on.
     """
+    if isinstance(error.__context__, sqlite3.Error) and "cannot rollback" in str(error):
+        return is_damage(error.__context__)  # SQLite had rolled back already when diskcache tried
     surroundings = ("locked", "busy", "readonly", "full", "unable to open", "disk I/O error")
     return type(error) in (sqlite3.DatabaseError, sqlite3.OperationalError) and not any(
         word in str(error) for word in surroundings
@@ -181,6 +190,11 @@ def database_class() -> Any:
                 self.close()
                 raise
             self._open_until = None
+
+        def end_transaction(self) -> None:
+            # diskcache leaves a transaction open whose COMMIT fails, and then can begin no other.
+            if self._con.in_transaction:
+                self._con.execute("ROLLBACK")
 
         @property
         def _sql(self) -> Callable[..., Any]:
