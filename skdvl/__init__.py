@@ -1,6 +1,7 @@
 """skdvl: what each training sample is worth to a scikit-learn model."""
 
 from skdvl.estimation import ValuationResult, estimate_values
+from skdvl.selection import CleanedEstimator, SampleSelector
 from skdvl.valuators import (
     BanzhafValuator,
     BetaShapleyValuator,
@@ -14,7 +15,9 @@ __version__ = "0.1.0"
 __all__ = [
     "BanzhafValuator",
     "BetaShapleyValuator",
+    "CleanedEstimator",
     "LeaveOneOutValuator",
+    "SampleSelector",
     "SemivalueValuator",
     "ShapleyValuator",
     "ValuationResult",
