@@ -20,7 +20,7 @@ from skdvl.utilities.incremental.base import (
 )
 from skdvl.utilities.supervised import FallbackRule
 
-__all__ = ["LinearUtility", "middle_of"]
+__all__ = ["LinearUtility", "flat_places", "middle_of"]
 
 Floats = NDArray[np.float64]
 
@@ -35,6 +35,19 @@ def middle_of(values: Floats) -> Floats:
     lose the digits that matter. A constant column becomes one of exact zeros.
     """
     return np.where(np.ptp(values, axis=0) == 0, values[0], values.mean(axis=0))
+
+
+def flat_places(sizes: NDArray[np.intp], n_rows: int) -> NDArray[np.intp]:
+    """Return where prefixes are in an array of all prefixes, order by order.
+
+    Parameters
+    ----------
+    sizes : ndarray of int, shape (n_orders, n_sizes)
+        Positive.
+    n_rows : int
+        Number of prefixes of an order.
+    """
+    return (np.arange(len(sizes))[:, np.newaxis] * n_rows + sizes - 1).ravel()
 
 
 class LinearUtility(IncrementalUtility):

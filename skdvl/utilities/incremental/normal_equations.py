@@ -14,9 +14,17 @@ from numpy.typing import NDArray
 
 from skdvl.utilities.incremental.base import blocked_matmul
 
-__all__ = ["PackedSystems", "ProductSums"]
+__all__ = ["PackedSystems", "ProductSums", "sum_rows"]
 
 Floats = NDArray[np.float64]
+
+
+def sum_rows(rows: Floats) -> Floats:
+    """Return ``rows.sum(axis=0)``, whose bits numpy changes with the number of columns."""
+    total = rows[0].copy()
+    for row in rows[1:]:
+        total += row
+    return total
 
 
 class ProductSums:
@@ -50,22 +58,20 @@ class ProductSums:
         sums = blocked_matmul(rows.astype(np.float64), self.table.T)
         return np.ascontiguousarray(sums.T)
 
-    def of_prefixes(self, orders: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
-        """Return the sums over the first rows of orders.
+    def of_prefixes(self, orders: NDArray[np.intp]) -> Floats:
+        """Return the sums over the first 1, 2, … rows of orders.
 
         Parameters
         ----------
         orders : ndarray of int, shape (n_orders, n_rows)
-        sizes : ndarray of int, shape (n_orders, n_sizes)
 
         Returns
         -------
-        ndarray of shape (n_products, n_orders * n_sizes)
+        ndarray of shape (n_products, n_orders * n_rows)
         """
         sums = self.table[:, orders]
         np.cumsum(sums, axis=2, out=sums)
-        flat = np.arange(len(orders))[:, np.newaxis] * orders.shape[1] + sizes - 1
-        return sums.reshape(len(sums), -1).take(flat.ravel(), axis=1)
+        return sums.reshape(len(sums), -1)
 
 
 class PackedSystems:
@@ -100,20 +106,47 @@ class PackedSystems:
             if value:
                 column[0] += value
 
+    def diagonal(self) -> Floats:
+        """Return a copy of the diagonals, shape (n_variables, n_sets), before `solve`."""
+        return self._packed[self._starts]
+
     def solve(self) -> Floats:
         """Factor the matrices and return the solutions, (n_variables, n_targets, n_sets)."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             self._factor()
             forward = [column[self.n_variables - j :] for j, column in enumerate(self._columns)]
-            return self.back_substitute(np.stack(forward))
+            return self._back_substitute(np.stack(forward))
 
-    def back_substitute(self, right: Floats) -> Floats:
-        """Solve with the transposed factor, in place.
+    def solve_again(self, right: Floats) -> Floats:
+        """Solve for other right sides, shape (n_variables, n_targets, n_sets), in place."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            for j, column in enumerate(self._columns):
+                right[j] *= column[0]
+                below = column[1 : self.n_variables - j]
+                right[j + 1 :] -= below[:, np.newaxis] * right[j]
+            return self._back_substitute(right)
 
-        Parameters
-        ----------
-        right : ndarray of shape (n_variables, n_targets, n_sets)
+    def inverse_diagonal(self, first: int) -> Floats:
+        """Return diagonals of inverses, of the block of variables from ``first`` on.
+
+        The block is what remains of the matrix when the variables before are eliminated.
+        Shape (n_variables - first, n_sets); after `solve`.
         """
+        n = self.n_variables - first
+        inverse = np.zeros((n, n, self.n_sets))  # of the factor, by columns
+        total = np.zeros((n, self.n_sets))
+        with np.errstate(invalid="ignore", over="ignore"):
+            for j in range(n):
+                column = self._columns[first + j]
+                inverse[:j, j] *= -column[0]
+                inverse[j, j] = column[0]
+                below = column[1 : n - j]
+                inverse[: j + 1, j + 1 :] += inverse[: j + 1, j, np.newaxis] * below
+                total += inverse[:, j] ** 2
+        return total
+
+    def _back_substitute(self, right: Floats) -> Floats:
+        """Solve with the transposed factor, in place."""
         for j in range(self.n_variables - 1, -1, -1):
             right[j] *= self._columns[j][0]
             if j:

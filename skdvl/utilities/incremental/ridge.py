@@ -18,9 +18,9 @@ from scipy.linalg import lapack
 from sklearn.linear_model import Ridge, RidgeClassifier
 
 from skdvl.utilities.fold import Fold, Judge
-from skdvl.utilities.incremental.base import Errors, numeric_array
+from skdvl.utilities.incremental.base import Errors, blocked_matmul, numeric_array
 from skdvl.utilities.incremental.class_scores import best_class
-from skdvl.utilities.incremental.linear import LinearUtility, middle_of
+from skdvl.utilities.incremental.linear import LinearUtility, flat_places, middle_of
 from skdvl.utilities.incremental.normal_equations import PackedSystems, ProductSums
 from skdvl.utilities.supervised import FallbackRule
 
@@ -110,13 +110,12 @@ class RidgeUtility(LinearUtility):
         return rows * by_class[:, self.fold.codes]
 
     @cached_property
-    def _root_weights(self) -> Floats:
-        """Square roots of weights that do not depend on the set, shape (n_rows,)."""
-        if self.class_weight is None or self.class_weight == "balanced":
-            return np.ones(self.fold.n_rows)
+    def _root_weights(self) -> Floats | None:
+        """Square roots of weights that do not depend on the set, (n_rows, 1); None: all one."""
+        if self.class_weight == "balanced":
+            return None
         weights = self._weights(np.ones((1, self.fold.n_rows), dtype=bool))
-        assert weights is not None
-        return np.sqrt(weights[0])
+        return None if weights is None else np.sqrt(weights.T)
 
     @cached_property
     def _penalty(self) -> Floats:
@@ -127,15 +126,25 @@ class RidgeUtility(LinearUtility):
 
     @cached_property
     def _sums(self) -> ProductSums:
-        root = self._root_weights[:, np.newaxis]
+        root = self._root_weights
+        if root is None:
+            return ProductSums(self.design, self.targets)
         return ProductSums(root * self.design, root * self.targets)
 
     @cached_property
-    def _inner(self) -> tuple[Floats, Floats]:
-        """Inner products of training rows with themselves and with the readout rows."""
-        moved = self._root_weights[:, np.newaxis] * self.design[:, int(self.has_intercept) :]
-        readout = self.readout[0][:, int(self.has_intercept) :]
-        return moved @ moved.T, moved @ readout.T
+    def _features(self) -> Floats:
+        return self.design[:, int(self.has_intercept) :]
+
+    @cached_property
+    def _inner(self) -> Floats | None:
+        """Inner products of all training rows, None where they would take much memory."""
+        if 8 * self.fold.n_rows**2 > _MAX_TABLE_BYTES:
+            return None
+        return self._features @ self._features.T
+
+    @cached_property
+    def _inner_to_readout(self) -> Floats:
+        return self._features @ self.readout[0][:, int(self.has_intercept) :].T
 
     def _coefficients(self, rows: NDArray[np.bool_]) -> tuple[Floats, Errors]:
         if self.class_weight == "balanced" or not self.sums_for_sets:
@@ -149,32 +158,51 @@ class RidgeUtility(LinearUtility):
 
     def _coefficients_one_by_one(self, rows: NDArray[np.bool_]) -> Floats:
         weights = self._weights(rows)
-        coefficients = np.empty((self.n_targets, len(rows), self.n_variables))
+        coefficients = np.zeros((self.n_targets, len(rows), self.n_variables))
+        duals = np.zeros((self.n_targets, len(rows), self.fold.n_rows))
         for j, row_set in enumerate(rows):
             members = np.flatnonzero(row_set)
-            Z, Y = self.design[members], self.targets[members]
-            if weights is not None:
-                root = np.sqrt(weights[j, members])[:, np.newaxis]
-                Z, Y = root * Z, root * Y
-            coefficients[:, j] = self._solve_one(Z, Y).T
+            root = None if weights is None else np.sqrt(weights[j, members, np.newaxis])
+            if len(members) > self.n_variables:
+                coefficients[:, j] = self._primal(members, root).T
+            else:
+                dual, intercept = self._dual(members, root)
+                duals[:, j, members] = dual.T
+                if self.has_intercept:
+                    coefficients[:, j, 0] = intercept
+        features = blocked_matmul(duals.reshape(-1, duals.shape[2]), self._features)
+        coefficients[:, :, int(self.has_intercept) :] += features.reshape(*duals.shape[:2], -1)
         return coefficients
 
-    def _solve_one(self, Z: Floats, Y: Floats) -> Floats:
-        """Return the coefficients, shape (n_variables, n_targets), by the smaller system."""
-        if len(Z) > Z.shape[1]:
-            matrix = Z.T @ Z
-            matrix.flat[:: len(matrix) + 1] += self._penalty
-            return lapack.dposv(matrix, Z.T @ Y, lower=1)[1]
-        features = Z[:, int(self.has_intercept) :]
-        matrix = features @ features.T
+    def _primal(self, members: NDArray[np.intp], root: Floats | None) -> Floats:
+        """Return the coefficients for some rows, shape (n_variables, n_targets)."""
+        Z, Y = self.design[members], self.targets[members]
+        if root is not None:
+            Z, Y = root * Z, root * Y
+        matrix = Z.T @ Z
+        matrix.flat[:: len(matrix) + 1] += self._penalty
+        return lapack.dposv(matrix, Z.T @ Y, lower=1)[1]
+
+    def _dual(
+        self, members: NDArray[np.intp], root: Floats | None
+    ) -> tuple[Floats, Floats | float]:
+        """Return what the rows contribute, (n_members, n_targets), and the intercepts."""
+        if self._inner is not None:
+            matrix = self._inner[members][:, members]
+        else:
+            matrix = self._features[members] @ self._features[members].T
+        right = np.concatenate([self.targets[members], np.ones((len(members), 1))], axis=1)
+        if root is not None:
+            matrix *= root * root.T
+            right *= root
         matrix.flat[:: len(matrix) + 1] += self.alpha
-        if not self.has_intercept:
-            return features.T @ lapack.dposv(matrix, Y, lower=1)[1]
-        ones = Z[:, :1]
-        dual = lapack.dposv(matrix, np.concatenate([Y, ones], axis=1), lower=1)[1]
-        intercept = (ones.T @ dual[:, :-1]) / (ones.T @ dual[:, -1:])
-        dual = dual[:, :-1] - dual[:, -1:] * intercept
-        return np.concatenate([intercept, features.T @ dual])
+        solved = lapack.dposv(matrix, right, lower=1)[1]
+        dual, intercept = solved[:, :-1], 0.0
+        if self.has_intercept:
+            weighted = right[:, -1] @ solved
+            intercept = weighted[:-1] / weighted[-1]
+            dual = dual - solved[:, -1:] * intercept
+        return (dual if root is None else root * dual), intercept
 
     def _predictions(
         self, outputs: Floats, response: str, present: NDArray[np.bool_], errors: Errors
@@ -215,19 +243,25 @@ class RidgeUtility(LinearUtility):
         n_together = max(1, self.block_size // self.fold.n_rows)
         for start in range(0, len(orders), n_together):
             some = slice(start, start + n_together)
-            sums = self._sums.of_prefixes(orders[some], sizes[some])
-            for first in range(0, sums.shape[1], self.block_size):
-                yield self._outputs(self._solve(sums[:, first : first + self.block_size].copy()))
+            sums = self._sums.of_prefixes(orders[some])
+            places = flat_places(sizes[some], self.fold.n_rows)
+            for first in range(0, len(places), self.block_size):
+                block = sums.take(places[first : first + self.block_size], axis=1)
+                yield self._outputs(self._solve(block))
 
     def _dual_outputs(self, order: NDArray[np.intp], sizes: NDArray[np.intp]) -> Iterator[Floats]:
         """Yield the outputs of the prefixes of one order, see the class's formula."""
-        inner, to_readout = self._inner
         readout, n_targets = self.readout[0], self.n_targets
-        matrix = inner[order].T[order]  # symmetric; its transpose is LAPACK's column order
+        assert self._inner is not None
+        matrix = self._inner[order][:, order]
+        ones = np.ones((len(order), 1))
+        right = np.concatenate([self.targets[order], ones, self._inner_to_readout[order]], axis=1)
+        if self._root_weights is not None:
+            root = self._root_weights[order]
+            matrix *= root * root.T
+            right *= root
         matrix.flat[:: len(order) + 1] += self.alpha
         factor = lapack.dpotrf(matrix.T, lower=1, overwrite_a=1, clean=0)[0]
-        root = self._root_weights[order, np.newaxis]
-        right = np.concatenate([root * self.targets[order], root, to_readout[order]], axis=1)
         solved = lapack.dtrtrs(factor, np.asfortranarray(right), lower=1, overwrite_b=1)[0]
         a, o, B = solved[:, :n_targets], solved[:, n_targets], solved[:, n_targets + 1 :]
         last = sizes - 1
