@@ -1,6 +1,8 @@
 import os
 import subprocess
 import sys
+import traceback
+import warnings
 
 import pytest
 
@@ -40,3 +42,26 @@ def as_somebody_else():
     Not another user for the whole interpreter: that one may not be able to read it.
     """
     return "import os\nif os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
+
+
+@pytest.fixture
+def run_in_fork():
+    """Call a function in a forked child of this process; it must not raise."""
+
+    def run(function):
+        with warnings.catch_warnings():
+            # Python 3.12 warns where threads are alive, as those of a pool of earlier tests.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                function()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+            finally:
+                os._exit(code)
+        assert os.waitpid(pid, 0)[1] == 0
+
+    return run

@@ -1,7 +1,5 @@
 import copy
 import gc
-import multiprocessing
-import os
 import pickle
 import warnings
 import weakref
@@ -140,23 +138,19 @@ def test_a_cache_warns_once():
         cache.warn("still out of order")
 
 
-def _warn_in_child(cache, queue):
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        cache.warn("out of order")
-        Plain().warn("made in this process")
-    queue.put([str(warning.message) for warning in caught])
-
-
-def test_a_copy_in_a_worker_is_silent_and_its_locks_are_free():
+def test_a_copy_in_a_worker_is_silent_and_its_locks_are_free(run_in_fork, monkeypatch):
     cache = Plain()
-    context = multiprocessing.get_context("fork")
-    queue = context.Queue()
+
+    def child():
+        # What multiprocessing and loky set in the processes that they start.
+        monkeypatch.setattr("multiprocessing.parent_process", lambda: "the parent")
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            cache.warn("out of order")
+        assert cache.info() == CacheInfo()
+        with pytest.warns(CacheWarning):
+            Plain().warn("made in this process")
+
     with cache._lock:  # as if another thread were counting while this one forks
-        child = context.Process(target=_warn_in_child, args=(cache, queue))
-        child.start()
-    (message,) = queue.get(timeout=20)
-    child.join()
-    assert "made in this process" in message
-    assert cache._home == os.getpid()
+        run_in_fork(child)
     assert _LIVE[cache._token] is cache

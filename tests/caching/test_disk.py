@@ -235,23 +235,19 @@ def test_a_wrong_key_is_no_reason_to_throw_the_database_away(tmp_path):
     assert not aside_of(tmp_path).exists()
 
 
-def test_a_forked_child_uses_a_connection_of_its_own(tmp_path, new_keys):
+def test_a_forked_child_uses_a_connection_of_its_own(tmp_path, new_keys, run_in_fork):
     items = dict.fromkeys(new_keys(100), 0.25)
     more = dict.fromkeys(new_keys(100), 0.75)
     with DiskCache(tmp_path) as cache:
         cache.set_many(items)
-        pid = os.fork()
-        if pid == 0:
-            code = 1
-            try:
-                cache._memory.clear()
-                assert cache.get_many(list(items)) == items
-                cache.set_many(more)
-                cache.close()
-                code = 0
-            finally:
-                os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+
+        def child():
+            cache._memory.clear()
+            assert cache.get_many(list(items)) == items
+            cache.set_many(more)
+            cache.close()
+
+        run_in_fork(child)
         assert cache.get_many(list(more)) == more
         cache._memory.clear()
         assert cache.get_many(list(items)) == items
