@@ -326,13 +326,9 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
             self.feature_names_in_ = self.valuator_.feature_names_in_
         rows = np.flatnonzero(self.support_mask_)
         X_all = X if hasattr(X, "shape") else np.asarray(X)
-        kept = {
-            name: take_rows(np.asarray(value), rows)
-            if _is_per_sample(value, len(labels))
-            else value
-            for name, value in for_estimator.items()
-        }
-        self.estimator_ = clone(self.estimator).fit(take_rows(X_all, rows), labels[rows], **kept)
+        metadata = {name: _kept(value, rows, len(labels)) for name, value in for_estimator.items()}
+        self.estimator_ = clone(self.estimator)
+        self.estimator_.fit(take_rows(X_all, rows), labels[rows], **metadata)
         return self
 
     def _valuator(self) -> DataValuator:
