@@ -7,7 +7,7 @@ from typing import Any, final
 
 from skdvl.caching.base import Cache
 
-SNAPSHOT_ITEMS = 100_000  # 3 MB of pickle, 30 ms: what a worker gets to start with
+SNAPSHOT_ITEMS = 100_000  # 3 MB of pickle, 50 ms to write: what a worker gets to start with
 
 
 @final

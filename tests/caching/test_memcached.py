@@ -344,8 +344,8 @@ def certificate(tmp_path_factory, skip_missing_part):
     if shutil.which("openssl") is None:
         skip_missing_part("the openssl program is not installed")
     folder = tmp_path_factory.mktemp("certificate")
-    command = "openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj /CN=127.0.0.1".split()
-    command += ["-addext", "subjectAltName=IP:127.0.0.1"]
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"]
+    command += ["-subj", "/CN=127.0.0.1", "-addext", "subjectAltName=IP:127.0.0.1"]
     command += ["-keyout", folder / "key.pem", "-out", folder / "certificate.pem"]
     subprocess.run(command, check=True, capture_output=True)
     return folder / "certificate.pem", folder / "key.pem"
