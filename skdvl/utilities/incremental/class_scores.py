@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit
 
-__all__ = ["best_class", "is_saturated", "predict_from_difference", "predict_from_scores"]
+__all__ = ["best_class", "has_rounded_ranks", "predict_from_difference", "predict_from_scores"]
 
 Floats = NDArray[np.float64]
+
+_ROUNDED = 1e-11
 
 
 def best_class(scores: Floats) -> NDArray[Any]:
@@ -67,14 +69,17 @@ def predict_from_difference(difference: Floats, response: str) -> NDArray[Any]:
     return proba
 
 
-def is_saturated(proba: Floats) -> NDArray[np.bool_]:
-    """Tell in which models the order of the rows' probabilities is an order of rounding errors.
+def has_rounded_ranks(proba: Floats) -> NDArray[np.bool_]:
+    """Tell in which models two rows' probabilities differ by no more than rounding.
 
-    So it is among probabilities that are 1 but for rounding, or that have lost digits near 0.
+    Their order, which ranking scorers see, is then one of rounding errors: so it is among true
+    ties, and among probabilities near 1.
 
     Parameters
     ----------
     proba : ndarray of shape (n_models, n_val, n_classes)
+        Of distinct rows.
     """
-    lost = (proba > 1 - 1e-9) | (proba < 1e-300)
-    return lost.any(axis=(1, 2))
+    ranked = np.sort(proba[:, :, 1:] if proba.shape[2] == 2 else proba, axis=1)
+    gaps = ranked[:, 1:] - ranked[:, :-1]
+    return np.asarray((gaps <= _ROUNDED * ranked[:, 1:]).any(axis=(1, 2)))

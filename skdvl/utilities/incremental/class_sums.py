@@ -18,7 +18,7 @@ from skdvl.utilities.incremental.base import (
     blocked_matmul,
 )
 from skdvl.utilities.incremental.class_scores import (
-    is_saturated,
+    has_rounded_ranks,
     predict_from_difference,
     predict_from_scores,
 )
@@ -72,7 +72,8 @@ class ClassSumsUtility(IncrementalUtility):
         super().__init__(estimator, fold, judge, fallback)
         self.present = np.unique(fold.codes)
         self.members = [np.flatnonzero(fold.codes == code) for code in self.present]
-        bytes_per_set = 8 * len(self.X_val) * len(self.present)
+        widest = max(len(self.X_val), 2 * self.X.shape[1])
+        bytes_per_set = 8 * widest * len(self.present)
         while self.block_size > 8 and self.block_size * bytes_per_set > _CACHE_BYTES:
             self.block_size //= 2
         metric = judge.metric
@@ -118,7 +119,7 @@ class ClassSumsUtility(IncrementalUtility):
         """
         return sums
 
-    def _refusals(self, counts: Floats) -> Errors:
+    def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
         """Return the sets that the estimator refuses, by position."""
         return {}
 
@@ -214,14 +215,15 @@ class ClassSumsUtility(IncrementalUtility):
         else:
             scores = np.stack([blocked_matmul(c, features) for c in coefficients])
             predictions = predict_from_scores(scores, response)
+        rounded = has_rounded_ranks(predictions) if self._ranks else False
         if copies is not None:
             predictions = predictions[:, copies]
-        errors = self._refusals(counts)
+        errors = self._refusals(counts, digests)
         alone = (counts > 0).sum(axis=0) == 1
         if response == "predict":
             doubtful &= ~alone  # whatever its score is, the only class wins
-        elif self._ranks:
-            doubtful |= is_saturated(predictions) & ~alone
+        else:
+            doubtful |= rounded & ~alone
         for j in np.flatnonzero(doubtful).tolist():
             errors.setdefault(j, DOUBTFUL)
         return self._spread(predictions, response), errors

@@ -9,8 +9,7 @@ from numpy.typing import NDArray
 from sklearn.naive_bayes import GaussianNB
 
 from skdvl.utilities.fold import Fold, Judge
-from skdvl.utilities.incremental.base import Errors
-from skdvl.utilities.incremental.class_sums import ClassSumsUtility
+from skdvl.utilities.incremental.naive_bayes import NaiveBayesUtility
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["GaussianNBUtility"]
@@ -33,7 +32,7 @@ _NARROW = 1e-6
 _COMMON = 0.05
 
 
-class GaussianNBUtility(ClassSumsUtility):
+class GaussianNBUtility(NaiveBayesUtility):
     """Exact utilities of `sklearn.naive_bayes.GaussianNB`.
 
     A class's log-likelihood is linear in (x², x, 1), with coefficients made of the class's count,
@@ -52,16 +51,6 @@ class GaussianNBUtility(ClassSumsUtility):
         self.is_whole = (np.rint(self.X) == self.X).all(axis=0) & (np.abs(self.X) < 1e5).all(axis=0)
         self.least_variance = (_ROUNDED_MEAN * np.abs(self.X).max(axis=0)) ** 2
         self.least_spread = (_NARROW * np.ptp(self.X, axis=0).max()) ** 2
-
-    @classmethod
-    def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
-        """Add to the base's conditions: priors, if any, are such for the fold's classes."""
-        reason = super().why_not(estimator, fold, judge)
-        if reason is None and estimator.priors is not None:
-            priors = np.asarray(estimator.priors, dtype=np.float64)
-            if priors.shape != (len(np.unique(fold.codes)),) or (priors < 0).any():
-                return "the priors do not fit the classes"
-        return reason
 
     @classmethod
     def examples(cls) -> list[Any]:
@@ -118,10 +107,7 @@ class GaussianNBUtility(ClassSumsUtility):
         for digest in digests:
             doubtful |= smoothing <= digest[:, 2 * d]
         smoothing[doubtful] = 1.0
-        log_priors = np.log(shares)
-        if self.estimator.priors is not None:
-            given = np.log(np.asarray(self.estimator.priors, dtype=np.float64))
-            log_priors = np.where(counts > 0, given[:, np.newaxis], -np.inf)
+        log_priors = self._log_priors(counts)
         coefficients = []
         for k, (mean, variance) in enumerate(zip(means, variances, strict=True)):
             smoothed = variance + smoothing[:, np.newaxis]
@@ -134,14 +120,6 @@ class GaussianNBUtility(ClassSumsUtility):
             made[:, 2 * d] = log_priors[k] - 0.5 * (log_det + quadratic)
             coefficients.append(made)
         return coefficients, doubtful
-
-    def _refusals(self, counts: Floats) -> Errors:
-        if self.estimator.priors is None:
-            return {}
-        missing = np.flatnonzero((counts == 0).any(axis=0))
-        return dict.fromkeys(
-            missing.tolist(), "ValueError: Number of priors must match number of classes."
-        )
 
 
 def _total_variances(shares: Floats, means: list[Floats], variances: list[Floats]) -> Floats:
