@@ -6,8 +6,7 @@ import os
 import secrets
 import warnings
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
-from dataclasses import replace
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -16,20 +15,22 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
 
 from skdvl.caching import Cache, CacheInfo, check_cache
-from skdvl.estimation.checkpoint import Checkpoint
-from skdvl.estimation.games import GameInPlay, open_game
-from skdvl.estimation.result import ValuationResult, estimate_all
-from skdvl.estimation.rounds import play_rounds
-from skdvl.estimation.scheme_choice import check_scheme, choose_scheme
+from skdvl.estimation.budget import check_budget, split_budget
+from skdvl.estimation.checkpoint import Checkpoint, StoredRun
+from skdvl.estimation.evaluation import Evaluator, SharedWork, traffic_since
+from skdvl.estimation.games import open_game
+from skdvl.estimation.result import ValuationResult, check_pair, is_exact
+from skdvl.estimation.rounds import estimate_all, play_rounds
+from skdvl.estimation.scheme_choice import choose_scheme
 from skdvl.estimation.stopping import StoppingRule, check_rule
 from skdvl.parallel import single_threaded
-from skdvl.sampling.base import SamplingScheme, check_efficiency
-from skdvl.sampling.enumeration import Exact
+from skdvl.sampling.base import SamplingScheme
+from skdvl.sampling.log import EvaluationLog
 from skdvl.semivalues import Semivalue, check_semivalue
 from skdvl.utilities import CallableUtility, Utility
-from skdvl.utilities.cached import CachedUtility
-from skdvl.utilities.fingerprint import FingerprintError, fingerprint
-from skdvl.utilities.record import EvaluationRecord
+from skdvl.utilities.cached import CachedUtility, read_through
+from skdvl.utilities.fingerprint import fingerprint, required_fingerprint
+from skdvl.utilities.record import EvaluationRecord, recording
 
 __all__ = ["estimate_games", "estimate_values"]
 
@@ -102,6 +103,8 @@ def estimate_values(
             raise TypeError(f"utility must be a Utility or a callable, got {utility!r}.")
         if n_players is None:
             raise ValueError("n_players is needed where the utility is a plain callable.")
+        if isinstance(n_players, bool) or not isinstance(n_players, (int, np.integer)):
+            raise TypeError(f"n_players must be an integer, got {n_players!r}.")
         utility = CallableUtility(utility, n_players)
     elif n_players not in (None, utility.n_players):
         raise ValueError(f"n_players={n_players}, but the utility has {utility.n_players} players.")
@@ -150,7 +153,8 @@ def estimate_games(
     n_players : int
         Number of all players.
     previous : ValuationResult or None
-        A result for the same games, scheme and seed, to be extended to ``max_evals``.
+        A result for the same games, method, semivalue and seed, to be extended to ``max_evals``:
+        what it evaluated is not evaluated again, and the values are those of a fresh run.
 
     Other parameters are those of `estimate_values`.
 
@@ -159,126 +163,86 @@ def estimate_games(
     ValuationResult
     """
     rule = check_rule(tol)
-    total = _budget(max_evals, utilities, n_players)
-    scheme = choose_scheme(method, utilities, semivalue, total, max_evals != "auto")
-    budgets = _split_budget(scheme, total, max_evals != "auto", utilities, semivalue)
+    is_explicit = max_evals != "auto"
+    total = check_budget(max_evals, utilities, n_players)
+    scheme = choose_scheme(method, utilities, semivalue, total, is_explicit)
+    budgets = split_budget(scheme, total, is_explicit, utilities, semivalue)
     store = check_cache(cache)
-    utilities, stored = _through_cache(utilities, store)
-    entropy = _entropy(random_state)
-    record = EvaluationRecord()
     before = store.info() if store is not None else CacheInfo()
+    read = [read_through(store, utility) for utility in utilities]
+    entropy = _entropy(random_state) if previous is None else previous.games[0].log.entropy
+    record = EvaluationRecord()
     with (
         single_threaded(),
         _checkpoint(checkpoint, utilities, scheme, semivalue, random_state, entropy) as file,
     ):
-        if previous is not None:
-            games = [replace(g, budget=b) for g, b in zip(previous.games, budgets, strict=True)]
-            record.add(previous.record)
-        else:
-            if file is not None and random_state is None:
-                entropy = file.stored_entropy() or entropy
+        earlier = _earlier_run(previous, scheme, file)
+        if earlier is not None:
+            entropy = earlier.entropy
+            record.add(earlier.record)
+        with recording() as happened:
             games = [
-                open_game(utility, fold, entropy, budget, mine)
-                for fold, (utility, budget, mine) in enumerate(
-                    zip(utilities, budgets, players, strict=True)
+                open_game(
+                    utility,
+                    utilities[fold].engine,
+                    budgets[fold],
+                    players[fold],
+                    EvaluationLog(entropy, fold, utility.n_players),
+                    None if earlier is None else earlier.logs[fold],
                 )
+                for fold, utility in enumerate(read)
             ]
+        record.add(happened)
+        check_pair(games, scheme, semivalue)
+        shared = SharedWork(read, [game.game for game in games], scheme, entropy)
+
+        def save() -> None:
             if file is not None:
-                file.load(games, record)
-        _check_pair(games, scheme, semivalue)
-        met = play_rounds(
-            games,
-            scheme,
-            semivalue,
-            rule,
-            n_players,
-            record=record,
-            checkpoint=file,
-            n_jobs=n_jobs,
-            verbose=verbose,
-        )
-        converged = met or _is_exact(games, scheme)
-        if rule is not None and not converged:
-            warnings.warn(
-                f"The standard errors did not reach tol={tol!r} within {total} evaluations. "
-                "Increase max_evals or tol.",
-                ConvergenceWarning,
-                stacklevel=3,
-            )
+                file.save([game.longest_log for game in games], record)
+
+        with Evaluator(shared, record, store, n_jobs) as evaluate:
+            met = play_rounds(games, scheme, semivalue, rule, n_players, evaluate, save, verbose)
         estimate = estimate_all(games, scheme, semivalue, n_players)
+    converged = met or is_exact(games, scheme)
+    if rule is not None and not converged:
+        warnings.warn(
+            f"The standard errors did not reach tol={tol!r} within {total} evaluations. "
+            "Increase max_evals or tol.",
+            ConvergenceWarning,
+            stacklevel=3,
+        )
     n_evals = sum(game.n_evals for game in games)
     info = CacheInfo()
     if store is not None:
-        store.set_many(record.cached)
-        info = store.info() - before + record.cache
-        info += CacheInfo(bypassed=0 if stored else n_evals)
+        info = record.cache + traffic_since(before, store.info())
+        is_cached = [isinstance(utility, CachedUtility) for utility in read]
+        passed = sum(g.n_evals for g, cached in zip(games, is_cached, strict=True) if not cached)
+        info += CacheInfo(bypassed=passed)
+        if record.cache.errors:
+            store.warn("it failed in worker processes")
     return ValuationResult(estimate, n_evals, converged, semivalue, scheme, games, record, info)
 
 
-def _is_exact(games: Sequence[GameInPlay], scheme: SamplingScheme) -> bool:
-    return all(
-        game.game.n_players < 2
-        or (scheme.is_exact and bool(game.log.rounds) and game.log.is_round_complete)
-        for game in games
-    )
-
-
-def _budget(max_evals: int | str, utilities: Sequence[Utility], n_players: int) -> int:
-    if isinstance(max_evals, str):
-        if max_evals != "auto":
-            raise ValueError(f"max_evals must be 'auto' or a positive integer, got {max_evals!r}.")
-        if all(utility.evals_are_cheap for utility in utilities):
-            return max(100 * n_players, 1000)
-        return max(20 * n_players, 1000)
-    if isinstance(max_evals, bool) or not isinstance(max_evals, (int, np.integer)) or max_evals < 1:
-        raise ValueError(f"max_evals must be 'auto' or a positive integer, got {max_evals!r}.")
-    return int(max_evals)
-
-
-def _split_budget(
-    scheme: SamplingScheme,
-    total: int,
-    is_explicit: bool,
-    utilities: Sequence[Utility],
-    target: Semivalue,
-) -> list[int]:
-    """Give each game its part of the budget, and see that it suffices for a draw."""
-    n_games = len(utilities)
-    budgets = [total // n_games + (fold < total % n_games) for fold in range(n_games)]
-    needed = [
-        2 + (scheme.cost_per_draw(utility.n_players) if utility.n_players > 1 else 0)
-        for utility in utilities
-    ]
-    if isinstance(scheme, Exact):
-        needed = [scheme.n_evals(utility.n_players, target) for utility in utilities]
-        if not is_explicit:
-            budgets = needed
-    if any(budget < need for budget, need in zip(budgets, needed, strict=True)):
-        games = f" for {n_games} folds" if n_games > 1 else ""
+def _earlier_run(
+    previous: ValuationResult | None, scheme: SamplingScheme, file: Checkpoint | None
+) -> StoredRun | None:
+    """Return what was evaluated before, in this process or a killed one, whichever is more."""
+    stored = file.load() if file is not None else None
+    if previous is None:
+        return stored
+    logs = [game.longest_log for game in previous.games]
+    if previous.scheme != scheme:  # "auto" takes another one for another budget
+        logs = [EvaluationLog(log.entropy, log.fold, log.n_players) for log in logs]
+    refused = EvaluationRecord(refused=previous.record.refused, n_large=previous.record.n_large)
+    run = StoredRun(logs[0].entropy, logs, refused)
+    if file is None or stored is None:
+        return run
+    if stored.entropy != run.entropy:
         raise ValueError(
-            f"max_evals={total} is too small: method={scheme.name!r} needs at least "
-            f"max_evals={n_games * max(needed)}{games} ({max(needed)} per game, with the empty "
-            "and the full coalition)."
+            f"The checkpoint {file.path} belongs to a run with other seeds than the one to be "
+            "extended. Use another directory, or an integer random_state."
         )
-    return budgets
-
-
-def _through_cache(utilities: Sequence[Utility], cache: Cache | None) -> tuple[list[Utility], bool]:
-    """Wrap utilities in the cache; those that compute as fast as a look-up go past it."""
-    if cache is None or all(utility.evals_are_cheap for utility in utilities):
-        return list(utilities), False
-    return [CachedUtility(utility, cache, _required(utility)) for utility in utilities], True
-
-
-def _required(utility: Utility) -> bytes:
-    found = utility.fingerprint()
-    if found is None:
-        raise FingerprintError(
-            f"{type(utility).__name__} has no fingerprint, so its utilities can be neither cached "
-            "nor checkpointed. Give the utility, or the callable, a method fingerprint() that "
-            "returns bytes which change whenever its results do."
-        )
-    return found
+    return max(run, stored, key=lambda earlier: sum(log.n_draws for log in earlier.logs))
 
 
 def _entropy(random_state: int | np.random.RandomState | None) -> int:
@@ -298,27 +262,14 @@ def _checkpoint(
     target: Semivalue,
     random_state: Any,
     entropy: int,
-) -> Any:
+) -> AbstractContextManager[Checkpoint | None]:
     """Return the checkpoint file of a run; budget and tolerance have no part in its name."""
     if directory is None:
         return nullcontext()
     seed = None if random_state is None else entropy
-    games = [_required(utility) for utility in utilities]
-    chunking = [(utility.evals_per_chunk, utility.engine) for utility in utilities]
-    name = fingerprint("checkpoint", games, chunking, scheme, target, seed).hex()
+    games = [
+        (required_fingerprint(utility), utility.n_players, utility.evals_per_chunk, utility.engine)
+        for utility in utilities
+    ]
+    name = fingerprint("checkpoint", games, scheme, target, seed).hex()
     return Checkpoint(directory, name, scheme)
-
-
-def _check_pair(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue) -> None:
-    """Refuse a scheme that tells nothing about the semivalue, before anything is evaluated."""
-    for game in games:
-        chunks = [entry.chunk for entry in game.log.entries]
-        chunks = chunks or list(scheme.plan(game.game, target, game.log))
-        if not chunks:
-            continue
-        warning = check_efficiency(
-            scheme.efficiency(game.game.n_players, target, chunks), scheme.name, target
-        )
-        if warning:
-            warnings.warn(warning, UserWarning, stacklevel=5)
-            return

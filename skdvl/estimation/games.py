@@ -1,34 +1,19 @@
-"""The games of a valuation while they are played: utility, log, budget."""
+"""The games of a valuation while they are played: what is known, what is to be evaluated next."""
 
 from __future__ import annotations
 
-import os
-import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skdvl.caching import CacheInfo
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.log import Chunk, Entry, EvaluationLog
 from skdvl.semivalues import Semivalue
 from skdvl.utilities.base import Utility
-from skdvl.utilities.cached import CachedUtility
-from skdvl.utilities.record import EvaluationRecord, recording
 
-__all__ = [
-    "GameInPlay",
-    "SharedWork",
-    "Task",
-    "combine",
-    "evaluate_task",
-    "open_game",
-    "this_process",
-]
-
-_TOKEN = uuid.uuid4().hex
+__all__ = ["GameInPlay", "Task", "combine", "open_game"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,25 +42,40 @@ class Task:
 class GameInPlay:
     """One of the games that are played together.
 
+    It does not hold the utility: results keep their games, and are to stay small.
+
     Attributes
     ----------
-    utility : Utility
     game : Game
     log : EvaluationLog
     budget : int
         Evaluations that may be spent, with those of ∅ and N.
     players : ndarray of int, shape (game.n_players,)
         Where the game's players stand among all players.
+    engine : str
+        What computes the utilities.
+    known : EvaluationLog or None
+        What an earlier run evaluated of the same draws. It is read instead of evaluating again
+        and changes nothing else: budgets, rounds and stopping rules take their course as if
+        everything were computed now.
     n_evals : int
         Evaluations spent.
     """
 
-    utility: Utility
     game: Game
     log: EvaluationLog
     budget: int
     players: NDArray[np.intp]
+    engine: str
+    known: EvaluationLog | None = None
     n_evals: int = 2
+
+    @property
+    def longest_log(self) -> EvaluationLog:
+        """The log, or the known one as long as that tells more."""
+        if self.known is not None and self.known.n_draws > self.log.n_draws:
+            return self.known
+        return self.log
 
     def next_tasks(self, scheme: SamplingScheme, target: Semivalue) -> list[Task]:
         """Return what the budget allows of the current round; plan one if the last is complete."""
@@ -84,33 +84,64 @@ class GameInPlay:
         if affordable < 1:
             return []
         if self.log.is_round_complete:
-            chunks = scheme.plan(self.game, target, self.log)
+            chunks = self._plan(scheme, target)
             if not chunks:
                 return []
             self.log.begin_round(chunks)
         tasks = []
-        for entry in self.log.rounds[-1]:
+        for position, entry in enumerate(self.log.rounds[-1]):
             n_draws = min(entry.chunk.n_draws - entry.n_done, affordable)
-            if n_draws:
-                tasks.append(Task(self.log.fold, entry.chunk, entry.n_done, n_draws))
-                affordable -= n_draws
+            affordable -= n_draws
+            first, stop = entry.n_done, entry.n_done + n_draws
+            known = min(max(self._n_known(position), first), stop)
+            for start, end in ((first, known), (known, stop)):
+                if start < end:
+                    tasks.append(Task(self.log.fold, entry.chunk, start, end - start))
         return tasks
+
+    def recall(self, task: Task, scheme: SamplingScheme) -> bool:
+        """Log a task from what an earlier run evaluated; tell whether it was known."""
+        position = self._position(task.chunk)
+        stop = task.first + task.n_draws
+        if self._n_known(position) < stop:
+            return False
+        assert self.known is not None
+        utilities = self.known.rounds[len(self.log.rounds) - 1][position].utilities
+        rows = slice(task.first * scheme.rows_per_draw, stop * scheme.rows_per_draw)
+        self.add(task, utilities[rows])
+        return True
 
     def add(self, task: Task, utilities: NDArray[np.float64]) -> None:
         """Log the utilities of a task."""
-        entry = self._entry(task.chunk)
+        entry: Entry = self.log.rounds[-1][self._position(task.chunk)]
         entry.append(task.n_draws, utilities)
         self.n_evals += utilities.size - int(np.isnan(utilities).sum())
 
-    def _entry(self, chunk: Chunk) -> Entry:
-        entries = self.log.rounds[-1]
-        return entries[chunk.index - entries[0].chunk.index]
+    def _plan(self, scheme: SamplingScheme, target: Semivalue) -> Sequence[Chunk]:
+        done = len(self.log.rounds)
+        if self.known is not None and done < len(self.known.rounds):
+            return [entry.chunk for entry in self.known.rounds[done]]
+        return scheme.plan(self.game, target, self.log)
+
+    def _n_known(self, position: int) -> int:
+        """Return how many draws of a chunk of the current round an earlier run evaluated."""
+        if self.known is None or len(self.known.rounds) < len(self.log.rounds):
+            return 0
+        return self.known.rounds[len(self.log.rounds) - 1][position].n_done
+
+    def _position(self, chunk: Chunk) -> int:
+        return chunk.index - self.log.rounds[-1][0].chunk.index
 
 
 def open_game(
-    utility: Utility, fold: int, entropy: int, budget: int, players: NDArray[np.intp]
+    utility: Utility,
+    engine: str,
+    budget: int,
+    players: NDArray[np.intp],
+    log: EvaluationLog,
+    known: EvaluationLog | None,
 ) -> GameInPlay:
-    """Evaluate u(∅) and u(N) and open an empty log."""
+    """Evaluate u(∅) and u(N)."""
     n_players = utility.n_players
     ends = np.zeros((2, n_players), dtype=bool)
     ends[1] = True
@@ -118,7 +149,7 @@ def open_game(
     game = Game(
         n_players, float(empty), float(full), utility.evals_per_chunk, utility.has_cheap_prefixes
     )
-    return GameInPlay(utility, game, EvaluationLog(entropy, fold, n_players), budget, players)
+    return GameInPlay(game, log, budget, players, engine, known)
 
 
 def combine(
@@ -128,7 +159,8 @@ def combine(
 
     The utility of a valuation is the mean of its games' utilities, and a player is a null player
     where it does not play: values are (1/K) · sum of the games' values, standard errors
-    (1/K) · sqrt(sum of squares). Degrees of freedom by Satterthwaite's formula.
+    (1/K) · sqrt(sum of squares). Degrees of freedom by Satterthwaite's formula, the least of all
+    players'.
 
     Returns
     -------
@@ -150,51 +182,3 @@ def combine(
     freedom = float(np.min(variances[known] ** 2 / spread[known])) if known.any() else np.inf
     caveats = [e.interval_caveat for e in estimates if e.interval_caveat is not None]
     return Estimate(values, np.sqrt(variances), freedom, caveats[0] if caveats else None)
-
-
-@dataclass(frozen=True)
-class SharedWork:
-    """What all tasks of a valuation share; it reaches each worker once.
-
-    Attributes
-    ----------
-    utilities : sequence of Utility
-    games : sequence of Game
-    scheme : SamplingScheme
-    entropy : int
-    home : tuple
-        The process that waits for the results.
-    """
-
-    utilities: Sequence[Utility]
-    games: Sequence[Game]
-    scheme: SamplingScheme
-    entropy: int
-    home: tuple[str, int]
-
-
-def this_process() -> tuple[str, int]:
-    """Return what tells this process from all others, forks and other machines included."""
-    return _TOKEN, os.getpid()
-
-
-def evaluate_task(shared: SharedWork, task: Task) -> tuple[NDArray[np.float64], EvaluationRecord]:
-    """Draw a task's coalitions and evaluate them; runs in a worker."""
-    game, utility = shared.games[task.fold], shared.utilities[task.fold]
-    rows_per_draw = shared.scheme.rows_per_draw
-    draws = shared.scheme.draw(game.n_players, task.chunk, task.chunk.rng(shared.entropy))
-    start, stop = task.first, task.first + task.n_draws
-    cache = utility.cache if isinstance(utility, CachedUtility) else None
-    before = cache.info() if cache is not None else CacheInfo()
-    with recording() as record:
-        found = shared.scheme.evaluate(
-            draws[start * rows_per_draw : stop * rows_per_draw], utility, game
-        )
-    if cache is not None:
-        if shared.home == this_process():
-            record.cached.clear()  # they are in the very cache that they would be added to
-        else:
-            record.cache = cache.info() - before
-            if not cache.shared_between_processes:
-                record.cache = replace(record.cache, sets=0)  # counted where they are kept
-    return found, record

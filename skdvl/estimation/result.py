@@ -5,20 +5,24 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 from scipy import stats
 
 from skdvl.caching import CacheInfo
-from skdvl.estimation.games import GameInPlay, combine
+from skdvl.estimation.games import GameInPlay
+from skdvl.estimation.rounds import estimate_all
 from skdvl.sampling.base import Estimate, SamplingScheme, check_efficiency
+from skdvl.sampling.log import Chunk
 from skdvl.semivalues import Semivalue, check_semivalue
 from skdvl.utilities.record import EvaluationRecord
 
-__all__ = ["ValuationResult", "intervals"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["ValuationResult", "check_pair", "intervals", "is_exact", "value_frame"]
 
 
 def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
@@ -136,33 +140,47 @@ class ValuationResult:
         array([0.5, 0.5, 0.5])
         """
         target = check_semivalue(semivalue)
-        for game in self.games:
-            chunks = [entry.chunk for entry in game.log.entries]
-            if chunks:
-                efficiency = self.scheme.efficiency(game.game.n_players, target, chunks)
-                warning = check_efficiency(efficiency, self.scheme.name, target)
-                if warning:
-                    warnings.warn(warning, UserWarning, stacklevel=2)
+        check_pair(self.games, self.scheme, target)
         estimate = estimate_all(self.games, self.scheme, target, len(self.values))
-        return replace(self, estimate=estimate, semivalue=target)
+        converged = is_exact(self.games, self.scheme)  # a rule was met for another semivalue
+        return replace(self, estimate=estimate, converged=converged, semivalue=target)
 
     def to_frame(self) -> pd.DataFrame:
         """Return value, standard error and rank (1 is the lowest value) of every player."""
         return value_frame(self.values, self.standard_errors)
 
 
-def estimate_all(
-    games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue, n_players: int
-) -> Estimate:
-    """Estimate a semivalue of all games combined."""
-    estimates = [scheme.estimate(game.game, target, game.log) for game in games]
-    return combine(estimates, [game.players for game in games], n_players)
+def check_pair(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue) -> None:
+    """Refuse, or warn of, a semivalue about which a scheme tells nothing, or little.
+
+    Judged by what was drawn, before the first draw by what is planned.
+    """
+    found = None
+    for game in games:
+        chunks: Sequence[Chunk] = [entry.chunk for entry in game.longest_log.entries]
+        chunks = chunks or scheme.plan(game.game, target, game.log)
+        if chunks:
+            efficiency = scheme.efficiency(game.game.n_players, target, chunks)
+            found = found or check_efficiency(efficiency, scheme.name, target)
+    if found is not None:
+        warnings.warn(found, UserWarning, stacklevel=4)
+
+
+def is_exact(games: Sequence[GameInPlay], scheme: SamplingScheme) -> bool:
+    """Tell whether the values of all games are free of sampling error."""
+    return all(
+        game.game.n_players < 2
+        or (scheme.is_exact and bool(game.log.rounds) and game.log.is_round_complete)
+        for game in games
+    )
 
 
 def value_frame(
     values: NDArray[np.float64], standard_errors: NDArray[np.float64], index: Any = None
 ) -> pd.DataFrame:
     """Return a frame of values; ranks start at 1 for the lowest value, ties in row order."""
+    import pandas as pd  # half a second that a fit does not need
+
     ranks = pd.Series(values, index=index).rank(method="first").astype("Int64")
     return pd.DataFrame(
         {"value": values, "standard_error": standard_errors, "rank": ranks.to_numpy()}, index=index

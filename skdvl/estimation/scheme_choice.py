@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import pkgutil
 from collections.abc import Sequence
 
@@ -61,17 +60,13 @@ def choose_scheme(
         than an explicit budget.
     """
     counts = [count_coalitions(utility.n_players, target) for utility in utilities]
-    n_games = len(utilities)
     if isinstance(method, str) and method == "auto":
-        fits = all(
-            count <= budget // n_games + (fold < budget % n_games)
-            for fold, count in enumerate(counts)
-        )
+        fits = sum(counts) <= budget
         return Exact() if fits or (isinstance(target, LOO) and not is_explicit) else Stratified()
     scheme = check_scheme(method)
     if isinstance(scheme, Exact):
-        limit = budget // n_games if is_explicit else _MAX_ENUMERATED
-        if max(counts) > limit and not (isinstance(target, LOO) and not is_explicit):
+        too_many = sum(counts) > budget if is_explicit else max(counts) > _MAX_ENUMERATED
+        if too_many and not (isinstance(target, LOO) and not is_explicit):
             raise ValueError(
                 f"method='exact' needs max_evals={sum(counts)} to enumerate the coalitions of "
                 f"{max(u.n_players for u in utilities)} players. Raise max_evals, or use "

@@ -20,7 +20,7 @@ import sklearn
 from scipy import sparse
 from sklearn.base import BaseEstimator
 
-__all__ = ["FingerprintError", "fingerprint", "library_versions"]
+__all__ = ["FingerprintError", "fingerprint", "library_versions", "required_fingerprint"]
 
 
 class FingerprintError(ValueError):
@@ -66,6 +66,24 @@ def fingerprint(*objects: Any) -> bytes:
     for item in objects:
         digest.add(item)
     return digest.hasher.digest()
+
+
+def required_fingerprint(utility: Any) -> bytes:
+    """Return a utility's own fingerprint.
+
+    Raises
+    ------
+    FingerprintError
+        If it has none.
+    """
+    found = utility.fingerprint()
+    if found is None:
+        raise FingerprintError(
+            f"{type(utility).__name__} has no fingerprint, so its utilities can be neither cached "
+            "nor checkpointed. Give the utility, or the callable, a method fingerprint() that "
+            "returns bytes which change whenever its results do."
+        )
+    return bytes(found)
 
 
 class _Digest:

@@ -295,7 +295,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         self.score_ = float(np.mean([game.game.full for game in result.games]))
         self.empty_score_ = float(np.mean([game.game.empty for game in result.games]))
         self.method_ = result.method
-        engines = {game.utility.engine for game in result.games}
+        engines = {game.engine for game in result.games}
         self.engine_ = engines.pop() if len(engines) == 1 else ", ".join(sorted(engines))
         self.cache_info_ = result.cache_info
         if players.labels is not None:
