@@ -21,34 +21,24 @@ def new_keys():
 def run_python():
     """Run a script in a fresh interpreter and return what it prints."""
 
-    def run(script, *arguments, **options):
+    def run(script, *arguments):
         done = subprocess.run(
-            [sys.executable, "-W", "always", "-c", script, *map(str, arguments)],
+            [sys.executable, "-c", script, *map(str, arguments)],
             capture_output=True,
             text=True,
             timeout=60,
-            **options,
         )
         assert done.returncode == 0, done.stderr
-        return done.stdout, done.stderr
+        return done.stdout
 
     return run
 
 
 @pytest.fixture
-def as_somebody_else():
-    """Python source that gives up the rights of root, if the tests run as root.
+def fork():
+    """Fork a child that calls a function and exits with 0, or 1 if it raises; return its pid."""
 
-    Not another user for the whole interpreter: that one may not be able to read it.
-    """
-    return "import os\nif os.getuid() == 0: os.setgid(65534); os.setuid(65534)\n"
-
-
-@pytest.fixture
-def run_in_fork():
-    """Call a function in a forked child of this process; it must not raise."""
-
-    def run(function):
+    def start(function):
         with warnings.catch_warnings():
             # Python 3.12 warns where threads are alive, as those of a pool of earlier tests.
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -62,6 +52,16 @@ def run_in_fork():
                 traceback.print_exc()
             finally:
                 os._exit(code)
-        assert os.waitpid(pid, 0)[1] == 0
+        return pid
+
+    return start
+
+
+@pytest.fixture
+def run_in_fork(fork):
+    """Call a function in a forked child of this process; it must not raise."""
+
+    def run(function):
+        assert os.waitpid(fork(function), 0)[1] == 0
 
     return run

@@ -1,10 +1,10 @@
 import pickle
-import subprocess
 import sys
 
 import pytest
 
-from skdvl.caching import CacheInfo, MemoryCache
+from skdvl.caching import CacheInfo, DiskCache, MemcachedCache, MemoryCache
+from skdvl.caching.database import database_class
 from skdvl.caching.memory import SNAPSHOT_ITEMS
 
 
@@ -69,22 +69,24 @@ def test_a_worker_starts_with_the_most_recent_entries(run_python, tmp_path):
         assert cache.get_many([b"a worker's own.."])
         print(cache.info())
     """
-    printed, _ = run_python(script, tmp_path / "cache", SNAPSHOT_ITEMS)
+    printed = run_python(script, tmp_path / "cache", SNAPSHOT_ITEMS)
     info = CacheInfo(hits=SNAPSHOT_ITEMS + 1, misses=10, sets=1)
     assert printed.strip() == str(info)
 
 
-def test_it_needs_no_optional_library():
-    script = (
-        "import sys; sys.modules['diskcache'] = sys.modules['pymemcache'] = None\n"
-        "import skdvl.caching as c\n"
-        "c.MemoryCache().set_many({b'a': 1.0})\n"
-        "for kind in c.DiskCache, c.MemcachedCache:\n"
-        "    try: kind()\n"
-        "    except ImportError as error: print(error)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", script], capture_output=True, text=True, check=True
-    )
-    assert 'pip install "skdvl[disk]"' in done.stdout
-    assert 'pip install "skdvl[memcached]"' in done.stdout
+def test_it_needs_no_optional_library(monkeypatch):
+    # As if they were not installed.
+    monkeypatch.setitem(sys.modules, "diskcache", None)
+    monkeypatch.setitem(sys.modules, "pymemcache", None)
+    monkeypatch.setitem(sys.modules, "pymemcache.client.base", None)
+    database_class.cache_clear()
+    MemoryCache().set_many({b"a": 1.0})
+    with pytest.raises(ImportError, match=r'pip install "skdvl\[disk\]"'):
+        DiskCache()
+    with pytest.raises(ImportError, match=r'pip install "skdvl\[memcached\]"'):
+        MemcachedCache()
+
+
+def test_importing_the_package_imports_no_optional_library(run_python):
+    script = "import sys, skdvl.caching; print({'diskcache', 'pymemcache'} & set(sys.modules))"
+    assert run_python(script).strip() == "set()"
