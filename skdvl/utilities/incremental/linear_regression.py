@@ -35,6 +35,8 @@ _EPS = float(np.finfo(np.float64).eps)
 _MAX_CONDITION = 1e8  # beyond it the least squares solution is left to scikit-learn
 _MAX_VARIABLES = 60
 _MAX_TABLE_BYTES = 2**25
+_STACKED = 64
+_LENGTH_STEP = 8
 # Relative error of normal equations that one step of refinement, and two, repair.
 _ONE_STEP, _TWO_STEPS = 1e-7, 1e-5
 
@@ -111,10 +113,9 @@ class LinearRegressionUtility(LinearUtility):
         sizes = rows.sum(axis=1)
         coefficients = np.zeros((1, len(rows), self.n_variables))
         certain = np.zeros(len(rows), dtype=bool)
-        for j in np.flatnonzero(sizes <= self.n_variables).tolist():
-            members = np.flatnonzero(rows[j])
-            found, sure = self._interpolate(members)
-            coefficients[0, j], certain[j] = found[-1], sure[-1]
+        small = np.flatnonzero(sizes <= self.n_variables)
+        if small.size:
+            coefficients[0, small], certain[small] = self._interpolate_sets(rows[small])
         large = np.flatnonzero(sizes > self.n_variables)
         if large.size:
             sums = self._sums.of_sets(rows[large])
@@ -122,6 +123,26 @@ class LinearRegressionUtility(LinearUtility):
         for j in np.flatnonzero(~certain).tolist():
             coefficients[0, j] = self._refit(np.flatnonzero(rows[j]))
         return coefficients, {}
+
+    def _interpolate_sets(self, rows: NDArray[np.bool_]) -> tuple[Floats, Flags]:
+        """Interpolate sets of at most n_variables rows, each as the prefix of an order.
+
+        Rows of no interest fill the orders up, so that orders of one length can be stacked.
+        """
+        sizes = rows.sum(axis=1)
+        coefficients = np.empty((len(rows), self.n_variables))
+        certain = np.empty(len(rows), dtype=bool)
+        longest = min(self.n_variables, self.fold.n_rows)
+        lengths = np.minimum(-(-sizes // _LENGTH_STEP) * _LENGTH_STEP, longest)
+        for length in np.unique(lengths).tolist():
+            which = np.flatnonzero(lengths == length)
+            members_first = np.argsort(~rows[which], axis=1, kind="stable")[:, :length]
+            for k in range(0, len(which), _STACKED):
+                some = which[k : k + _STACKED]
+                found, sure = self._interpolate(members_first[k : k + _STACKED])
+                at = np.arange(len(some)), sizes[some] - 1
+                coefficients[some], certain[some] = found[at], sure[at]
+        return coefficients, certain
 
     def _prefix_outputs(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
@@ -136,16 +157,15 @@ class LinearRegressionUtility(LinearUtility):
     def _prefix_coefficients(self, orders: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
         coefficients = np.zeros((1, *sizes.shape, self.n_variables))
         certain = np.zeros(sizes.shape, dtype=bool)
-        for j, (order, wanted) in enumerate(zip(orders, sizes, strict=True)):
-            few = wanted <= self.n_variables
-            if few.any():
-                found, sure = self._interpolate(order[: self.n_variables])
-                coefficients[0, j, few] = found[wanted[few] - 1]
-                certain[j, few] = sure[wanted[few] - 1]
+        few = sizes <= self.n_variables
+        if few.any():
+            found, sure = self._interpolate(orders[:, : self.n_variables])
+            at = np.nonzero(few)[0], sizes[few] - 1
+            coefficients[0, few], certain[few] = found[at], sure[at]
         large = np.argwhere(sizes > self.n_variables)
         if len(large):
             sums = self._sums.of_prefixes(orders)
-            positions = np.argsort(orders, axis=1)
+            positions = np.argsort(orders, axis=1).astype(np.int32)
             places = flat_places(sizes, self.fold.n_rows).reshape(sizes.shape)
             for first in range(0, len(large), self.block_size):
                 j, k = large[first : first + self.block_size].T
@@ -175,14 +195,23 @@ class LinearRegressionUtility(LinearUtility):
         systems = PackedSystems(sums, self.n_variables, 1)
         squares = systems.diagonal()[first:]
         solution = systems.solve()
-        of_inverse = systems.inverse_diagonal(first)
         # products of norms of a matrix and of its inverse: bounds on condition numbers, squared
-        error = _EPS * sum_rows(squares) * sum_rows(of_inverse)
-        scale = self.scale[:, np.newaxis]
-        bound = sum_rows(squares * scale**2) * sum_rows(of_inverse / scale**2)
-        certain = (error < _TWO_STEPS) & (bound < self.max_condition**2)
+        weights = np.stack([np.ones(len(squares)), self.scale**-2.0])
+        squares_of = np.stack(
+            [sum_rows(squares), sum_rows(squares * self.scale[:, np.newaxis] ** 2)]
+        )
+        limits = np.array([[_ONE_STEP / _EPS], [self.max_condition**2]])
+        conditions = squares_of * systems.inverse_bound(first, weights)
+        rough = np.flatnonzero(~(conditions < limits).all(axis=0))
+        if rough.size:
+            of_inverse = systems.select(rough).inverse_diagonal(first)
+            for k, weighting in enumerate(weights):
+                exact = sum_rows(of_inverse * weighting[:, np.newaxis])
+                conditions[k, rough] = squares_of[k, rough] * exact
+        limits[0] = _TWO_STEPS / _EPS
+        certain = np.asarray((conditions < limits).all(axis=0))
         solution += self._correction(systems, solution, rows)
-        again = certain & (error > _ONE_STEP)
+        again = certain & (conditions[0] > _ONE_STEP / _EPS)
         if again.any():
             more = self._correction(systems, solution, rows)
             solution += np.where(again, more, 0.0)
@@ -192,50 +221,64 @@ class LinearRegressionUtility(LinearUtility):
         self, systems: PackedSystems, solution: Floats, rows: NDArray[np.bool_]
     ) -> Floats:
         coefficients = np.ascontiguousarray(solution[:, 0].T)
-        residual = self.targets[:, 0] - blocked_matmul(coefficients, self.design.T)
-        residual *= rows
-        gradient = blocked_matmul(residual, self.design)
+        gradient = np.empty_like(coefficients)
+        for first in range(0, len(rows), _STACKED):  # residuals of few sets fit into the cache
+            some = slice(first, first + _STACKED)
+            residual = self.targets[:, 0] - blocked_matmul(coefficients[some], self.design.T)
+            residual *= rows[some]
+            gradient[some] = blocked_matmul(residual, self.design)
         return systems.solve_again(np.ascontiguousarray(gradient.T)[:, np.newaxis])
 
-    def _interpolate(self, order: NDArray[np.intp]) -> tuple[Floats, Flags]:
-        """Return the solutions of smallest norm for the prefixes of up to n_variables rows.
+    def _interpolate(self, orders: NDArray[np.intp]) -> tuple[Floats, Flags]:
+        """Return the solutions of smallest norm for the first 1, 2, … of at most n_variables rows.
 
-        With an intercept the differences to the first row are interpolated without one. Their
-        rows span nested subspaces, of which QR gives a basis: Q_1, …, Q_k span the first k.
+        With an intercept the differences to the first row are interpolated without one. The
+        first k of them span nested subspaces, and the first k columns of Q in QR are their bases.
+
+        Parameters
+        ----------
+        orders : ndarray of int, shape (n_orders, n_prefixes)
 
         Returns
         -------
-        coefficients : ndarray of shape (n, n_variables)
-        certain : ndarray of bool, shape (n,)
+        coefficients : ndarray of shape (n_orders, n_prefixes, n_variables)
+        certain : ndarray of bool, shape (n_orders, n_prefixes)
         """
-        first = int(self.has_intercept)
-        X, y = self.X[order] - self.centre, self.targets[order, 0]
-        steps, wanted = (X[1:] - X[0], y[1:] - y[0]) if first else (X, y)
-        n_certain, weights = 0, np.zeros(steps.shape)
-        certain = np.zeros(len(steps), dtype=bool)
-        if len(steps):
-            Q, R = np.linalg.qr(steps.T)
-            pivots = np.abs(np.diag(R))
-            sound = pivots > pivots.max() / self.max_condition
-            n_certain = len(sound) if sound.all() else int(np.argmin(sound))
-        if n_certain:
-            R = R[:n_certain, :n_certain]
-            inverse = lapack.dtrtri(R)[0]
-            along = wanted[:n_certain] @ np.triu(inverse)
-            weights[:n_certain] = np.cumsum(along[:, np.newaxis] * Q.T[:n_certain], axis=0)
-            of_inverse = np.cumsum((np.triu(inverse) ** 2).sum(axis=0))
-            squares = np.cumsum((steps[:n_certain] ** 2).sum(axis=1))
-            # Centring may shorten a singular vector by the square root of the number of rows.
-            n_rows = np.arange(n_certain) + 2
-            certain[:n_certain] = n_rows * squares * of_inverse < self.max_condition**2
-        if not first:
+        X, y = self.X[orders] - self.centre, self.targets[orders, 0]
+        if not self.has_intercept:
+            weights, certain = self._interpolate_nested(X, y)
             return weights * self.scale, certain
-        weights = np.concatenate([np.zeros((1, weights.shape[1])), weights])
-        counts = np.arange(1, len(order) + 1)
-        means = np.cumsum(X, axis=0) / counts[:, np.newaxis]
-        intercepts = np.cumsum(y) / counts - np.einsum("ij,ij->i", means, weights)
-        coefficients = np.column_stack([intercepts, weights * self.scale])
-        return coefficients, np.concatenate([[True], certain])
+        weights, certain = np.zeros(X.shape), np.ones(y.shape, dtype=bool)
+        if X.shape[1] > 1:
+            found = self._interpolate_nested(X[:, 1:] - X[:, :1], y[:, 1:] - y[:, :1])
+            weights[:, 1:], certain[:, 1:] = found
+        counts = np.arange(1, X.shape[1] + 1)
+        means = np.cumsum(X, axis=1) / counts[:, np.newaxis]
+        intercepts = np.cumsum(y, axis=1) / counts - np.einsum("ijk,ijk->ij", means, weights)
+        return np.concatenate([intercepts[:, :, np.newaxis], weights * self.scale], axis=2), certain
+
+    def _interpolate_nested(self, X: Floats, y: Floats) -> tuple[Floats, Flags]:
+        """Interpolate the first 1, 2, … rows of each of several arrays, without an intercept.
+
+        Parameters
+        ----------
+        X : ndarray of shape (n_arrays, n, n_features)
+        y : ndarray of shape (n_arrays, n)
+        """
+        Q, R = np.linalg.qr(np.swapaxes(X, 1, 2))
+        pivots = np.abs(np.diagonal(R, axis1=1, axis2=2))
+        sound = pivots * self.max_condition > pivots.max(axis=1, keepdims=True)
+        sound = np.logical_and.accumulate(sound, axis=1)
+        # a unit matrix takes the place of what can not be inverted; it is not certain anyway
+        R = np.where(sound[:, np.newaxis], R, np.eye(R.shape[1]))
+        inverse = np.stack([np.triu(lapack.dtrtri(triangle)[0]) for triangle in R])
+        along = (y[:, np.newaxis] @ inverse)[:, 0] * sound
+        weights = np.cumsum(along[:, :, np.newaxis] * np.swapaxes(Q, 1, 2), axis=1)
+        of_inverse = np.cumsum((inverse**2).sum(axis=1), axis=1)
+        squares = np.cumsum((X**2).sum(axis=2), axis=1)
+        # Centring may shorten a singular vector by the square root of the number of rows.
+        n_rows = np.arange(X.shape[1]) + 2
+        return weights, sound & (n_rows * squares * of_inverse < self.max_condition**2)
 
     def _refit(self, members: NDArray[np.intp]) -> Floats:
         """Return the coefficients that scikit-learn finds."""

@@ -126,6 +126,10 @@ class PackedSystems:
                 right[j + 1 :] -= below[:, np.newaxis] * right[j]
             return self._back_substitute(right)
 
+    def select(self, which: NDArray[np.intp]) -> PackedSystems:
+        """Return a copy of some of the systems, in the state they are in."""
+        return PackedSystems(self._packed[:, which], self.n_variables, self.n_targets)
+
     def inverse_diagonal(self, first: int) -> Floats:
         """Return diagonals of inverses, of the block of variables from ``first`` on.
 
@@ -143,6 +147,32 @@ class PackedSystems:
                 below = column[1 : n - j]
                 inverse[: j + 1, j + 1 :] += inverse[: j + 1, j, np.newaxis] * below
                 total += inverse[:, j] ** 2
+        return total
+
+    def inverse_bound(self, first: int, weights: Floats) -> Floats:
+        """Return upper bounds on weighted sums of `inverse_diagonal`, at a fraction of its cost.
+
+        The inverse of the factor is in absolute value at most that of its comparison matrix,
+        whose entries off the diagonal are all negative.
+
+        Parameters
+        ----------
+        first : int
+        weights : ndarray of shape (n_weightings, n_variables - first)
+
+        Returns
+        -------
+        ndarray of shape (n_weightings, n_sets)
+        """
+        n = self.n_variables - first
+        grown = np.repeat(np.sqrt(weights.T)[:, :, np.newaxis], self.n_sets, axis=2)
+        total = np.zeros(grown.shape[1:])
+        with np.errstate(invalid="ignore", over="ignore"):
+            for j in range(n):
+                column = self._columns[first + j]
+                grown[j] *= column[0]
+                grown[j + 1 :] += np.abs(column[1 : n - j])[:, np.newaxis] * grown[j]
+                total += grown[j] ** 2
         return total
 
     def _back_substitute(self, right: Floats) -> Floats:
