@@ -391,8 +391,16 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _delegate(self, method: str, X: Any, *args: Any, **params: Any) -> Any:
         check_is_fitted(self)
-        if hasattr(X, "columns"):
-            validate_data(self, X, reset=False, skip_check_array=True)
+        tags = get_tags(self).input_tags
+        validate_data(
+            self,
+            X,
+            reset=False,
+            skip_check_array=hasattr(X, "columns"),
+            accept_sparse=tags.sparse,
+            ensure_all_finite="allow-nan" if tags.allow_nan else True,
+            dtype=None,
+        )
         return getattr(self.estimator_, method)(X, *args, **params)
 
     @property
