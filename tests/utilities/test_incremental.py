@@ -17,6 +17,8 @@ from functools import lru_cache
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from scipy.spatial.distance import cdist
+from sklearn import config_context
 from sklearn.base import clone, is_classifier
 from sklearn.metrics import make_scorer
 
@@ -303,10 +305,14 @@ def undecided(model, X, tie):
         if not is_classifier(model) or model.weights == "uniform":
             return found
     scores = None
+    if (
+        hasattr(model, "centroids_")
+        and np.isclose(model.class_prior_, 1 / len(model.classes_)).all()
+    ):
+        scores = -cdist(X, model.centroids_, "sqeuclidean")  # without the scaling of its scores
     for method in ("predict_joint_log_proba", "decision_function", "predict_proba"):
-        if is_classifier(model) and hasattr(model, method):
+        if scores is None and is_classifier(model) and hasattr(model, method):
             scores = np.asarray(getattr(model, method)(X))
-            break
     if scores is None:
         return found
     if scores.ndim == 1:
@@ -333,7 +339,7 @@ def has_rounded_log_loss(model, fold):
 def undecided_by_coalition(refit, coalitions, tie):
     fold = refit.fold
     found = np.zeros((len(coalitions), len(fold.y_val)), dtype=bool)
-    with quiet_warnings():
+    with quiet_warnings(), config_context(assume_finite=True):  # as in refitting
         for j in np.flatnonzero(coalitions.any(axis=1)):
             found[j] = undecided(refit.model_for(np.flatnonzero(coalitions[j])), fold.X_val, tie)
     return found

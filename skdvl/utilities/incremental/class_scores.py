@@ -59,8 +59,10 @@ def predict_from_difference(difference: Floats, response: str) -> NDArray[Any]:
     Parameters
     ----------
     difference : ndarray of shape (n_models, n_val)
-    response : {"predict", "predict_proba"}
+    response : {"predict", "predict_proba", "decision_function"}
     """
+    if response == "decision_function":
+        return difference
     if response == "predict":
         return (difference > 0).view(np.int8)
     proba = np.empty((*difference.shape, 2))
@@ -69,17 +71,22 @@ def predict_from_difference(difference: Floats, response: str) -> NDArray[Any]:
     return proba
 
 
-def has_rounded_ranks(proba: Floats) -> NDArray[np.bool_]:
-    """Tell in which models two rows' probabilities differ by no more than rounding.
+def has_rounded_ranks(predictions: Floats) -> NDArray[np.bool_]:
+    """Tell in which models two rows' probabilities or margins differ by no more than rounding.
 
     Their order, which ranking scorers see, is then one of rounding errors: so it is among true
     ties, and among probabilities near 1.
 
     Parameters
     ----------
-    proba : ndarray of shape (n_models, n_val, n_classes)
+    predictions : ndarray of shape (n_models, n_val, n_classes) or (n_models, n_val)
         Of distinct rows.
     """
-    ranked = np.sort(proba[:, :, 1:] if proba.shape[2] == 2 else proba, axis=1)
-    gaps = ranked[:, 1:] - ranked[:, :-1]
-    return np.asarray((gaps <= _ROUNDED * ranked[:, 1:]).any(axis=(1, 2)))
+    if predictions.ndim == 2:
+        ranked = np.sort(predictions, axis=1)
+        least = _ROUNDED * np.abs(ranked[:, [0, -1]]).max(axis=1, keepdims=True)
+        return np.asarray((np.diff(ranked, axis=1) <= least).any(axis=1))
+    columns = predictions[:, :, 1:] if predictions.shape[2] == 2 else predictions
+    ranked = np.sort(columns, axis=1)
+    rounded = np.diff(ranked, axis=1) <= _ROUNDED * ranked[:, 1:]
+    return np.asarray(rounded.any(axis=(1, 2)))

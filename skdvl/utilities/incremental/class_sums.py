@@ -63,7 +63,7 @@ class ClassSumsUtility(IncrementalUtility):
         Rows of each of these classes.
     """
 
-    responses = ("predict", "predict_proba")
+    responses: ClassVar[tuple[str, ...]] = ("predict", "predict_proba")
     has_cheap_prefixes = True
     pads_blocks: ClassVar[bool] = False
     block_size: int = 256

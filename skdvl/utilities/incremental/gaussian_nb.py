@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.naive_bayes import GaussianNB
 
 from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.moments import column_centres, mean_and_variance, whole_columns
 from skdvl.utilities.incremental.naive_bayes import NaiveBayesUtility
 from skdvl.utilities.supervised import FallbackRule
 
@@ -27,9 +28,6 @@ _ROUNDED_MEAN = 4 * _EPS / 5e-8
 _EXPANSION = 5e-7
 # A coalition must spread over more than this share of the data's range, in standard deviations.
 _NARROW = 1e-6
-# A value that this share of a class has, or of all rows, is a better centre than the mean:
-# columns that are constant in a coalition then have no rounding errors at all.
-_COMMON = 0.05
 
 
 class GaussianNBUtility(NaiveBayesUtility):
@@ -46,9 +44,9 @@ class GaussianNBUtility(NaiveBayesUtility):
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
         super().__init__(estimator, fold, judge, fallback)
-        self.origin = _centres(self.X)
-        self.centres = [_centres(self.X[members]) for members in self.members]
-        self.is_whole = (np.rint(self.X) == self.X).all(axis=0) & (np.abs(self.X) < 1e5).all(axis=0)
+        self.origin = column_centres(self.X)
+        self.centres = [column_centres(self.X[members]) for members in self.members]
+        self.is_whole = whole_columns(self.X)
         self.least_variance = (_ROUNDED_MEAN * np.abs(self.X).max(axis=0)) ** 2
         self.least_spread = (_NARROW * np.ptp(self.X, axis=0).max()) ** 2
 
@@ -79,14 +77,11 @@ class GaussianNBUtility(NaiveBayesUtility):
     def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
         """Return the means, the variances, and below which smoothing these are not exact enough."""
         d = self.X.shape[1]
-        n = np.maximum(count, 1)[..., np.newaxis]
-        total, squares = sums[..., :d], sums[..., d:]
         digest = np.empty((*count.shape, 2 * d + 1))
         mean, variance = digest[..., :d], digest[..., d : 2 * d]
-        np.divide(total, n, out=mean)
-        # for whole numbers, this is exact until the last division
-        np.divide(np.maximum(n * squares - total**2, 0), n**2, out=variance)
-        inexact = np.where(self.is_whole, 0, _MEAN_SQUARES) * squares / n
+        mean_and_variance(count, sums, mean, variance)
+        error_scale = np.where(self.is_whole, 0, _MEAN_SQUARES)
+        inexact = error_scale * sums[..., d:] / np.maximum(count, 1)[..., np.newaxis]
         inexact[count < 2] = 0
         needed = np.maximum(inexact, self.least_variance) - variance
         variance[count < 1] = 1  # of no weight, but divided by
@@ -135,15 +130,3 @@ def _total_variances(shares: Floats, means: list[Floats], variances: list[Floats
     for share, variance in zip(shares, variances, strict=True):
         total += share * variance
     return total
-
-
-def _centres(X: Floats) -> Floats:
-    """Return each column's commonest value, where it is common, or else its mean."""
-    centres = X.mean(axis=0)
-    for j, column in enumerate(X.T):
-        values, counts = np.unique(column, return_counts=True)
-        if counts.max() > 1 and counts.max() >= _COMMON * len(column):
-            centres[j] = values[counts.argmax()]
-        elif (np.rint(values) == values).all():
-            centres[j] = np.rint(centres[j])
-    return centres
