@@ -14,16 +14,7 @@ class WorkerLostError(BrokenExecutor):
     the worker; the cause is the last error of the backend, where it gave one.
     """
 
-
-class RemoteTraceback(Exception):
-    """Carries the text of a worker's traceback, as the cause of the exception raised here."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.text = text
-
-    def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+    n_attempts: int | None = 1  # how often the backend tried; None: it has nothing left to try with
 
 
 class Failure:
@@ -58,8 +49,36 @@ class Failure:
         # the frames stay behind: they would pin the data of the worker
         return cls(exception.with_traceback(None), text)
 
-    def throw(self) -> None:
-        """Raise the exception, with the worker's traceback as its cause."""
-        if self.text is None:
-            raise self.exception
-        raise self.exception from RemoteTraceback(self.text)
+    def to_exception(self) -> BaseException:
+        """Return the exception, with the worker's traceback as its cause."""
+        if self.text is not None:
+            # private, but what people and debuggers know from ProcessPoolExecutor
+            from concurrent.futures.process import _RemoteTraceback
+
+            # the stubs take its text for a traceback
+            self.exception.__cause__ = _RemoteTraceback(f'\n"""\n{self.text}"""')  # type: ignore[arg-type]
+        return self.exception
+
+
+class Lost:
+    """The payloads of a task whose worker died, by number.
+
+    Parameters
+    ----------
+    numbers : list of int
+        The payloads.
+    error : BaseException
+        What the backend said.
+    n_attempts : int or None
+        How often the backend itself had tried; None: there is nothing left to try with.
+    is_certain : bool
+        Whether these payloads ran on the worker that died; else they may be bystanders.
+    """
+
+    def __init__(
+        self, numbers: list[int], error: BaseException, n_attempts: int | None, *, is_certain: bool
+    ) -> None:
+        self.numbers = numbers
+        self.error = error
+        self.n_attempts = n_attempts
+        self.is_certain = is_certain

@@ -1,21 +1,21 @@
 """The one door through which work runs on joblib."""
 
-import contextlib
+import itertools
 import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import BrokenExecutor
+from contextlib import closing
 from typing import Any, Generic, TypeVar
 
 import joblib
-import sklearn
-from joblib.parallel import get_active_backend
 
-from skdvl.parallel.context import like_the_caller, warning_filters_in_force
-from skdvl.parallel.failures import Failure, WorkerLostError
-from skdvl.parallel.sharing import DirectHandle, FileHandle
-from skdvl.parallel.threads import single_threaded
+from skdvl.parallel.failures import Failure, Lost, WorkerLostError
+from skdvl.parallel.grouping import Grouping
+from skdvl.parallel.routes import Route, open_route
+from skdvl.parallel.sharing import DirectHandle
+from skdvl.parallel.tasks import Outcome, Task, Work
 
 P = TypeVar("P")
 R = TypeVar("R")
@@ -25,6 +25,8 @@ class TaskRunner(Generic[P, R]):
     """Run a function over payloads on the joblib backend in force.
 
     Inside ``with``, ``shared`` lies where the workers can reach it, and each worker gets it once.
+    Several payloads may travel as one task, by the time that they take; a result never depends
+    on that. Only what a dead worker took with it runs again.
 
     Parameters
     ----------
@@ -61,27 +63,20 @@ class TaskRunner(Generic[P, R]):
         self.max_retries = max_retries
 
     def __enter__(self) -> "TaskRunner[P, R]":
-        backend, _ = get_active_backend()
-        self._n_workers = _n_workers(self.n_jobs)
-        config = sklearn.get_config()
-        if self._n_workers == 1 or getattr(backend, "supports_sharedmem", False):
-            work = _Work(self.function, self.shared, config, None)
-            self._handle: Any = DirectHandle(work)
-        else:
-            work = _Work(self.function, self.shared, config, warning_filters_in_force())
-            self._handle = FileHandle.publish(work)
+        self._route = open_route(self.function, self.shared, self.n_jobs)
+        self._grouping = Grouping(self._route.overhead, self._route.n_workers)
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._handle.close()
+    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
+        self._route.close(by_force=kind is not None)
 
-    def run(self, payloads: Sequence[P], *, describe: Callable[[P], str] = str) -> Iterator[R]:
+    def run(self, payloads: Sequence[P], *, describe: Callable[[P], str] = str) -> Generator[R]:
         """Yield the results in the order of the payloads, each as early as it can.
 
         Parameters
         ----------
         payloads : sequence
-            One call each; a call never depends on how payloads are grouped into tasks.
+            One call each.
         describe : callable, default=str
             Names a payload in an error.
 
@@ -95,106 +90,145 @@ class TaskRunner(Generic[P, R]):
         WorkerLostError
             If a payload lost its worker ``max_retries`` times more after the first.
         """
-        waiting: dict[int, R] = {}
+        done: dict[int, R] = {}
         n_yielded = 0
-        with contextlib.closing(self._outcomes(payloads, describe)) as outcomes:
-            for number, result in outcomes:
-                waiting[number] = result
-                while n_yielded in waiting:
-                    yield waiting.pop(n_yielded)
+        with closing(self._outcomes(payloads, describe)) as outcomes:
+            for outcome in outcomes:
+                if isinstance(outcome.results, Failure):
+                    raise outcome.results.to_exception()
+                self._grouping.measure(len(outcome.numbers), outcome.seconds)
+                done.update(zip(outcome.numbers, outcome.results, strict=True))
+                while n_yielded in done:
+                    yield done.pop(n_yielded)
                     n_yielded += 1
 
-    def _outcomes(
-        self, payloads: Sequence[P], describe: Callable[[P], str]
-    ) -> Generator[tuple[int, R]]:
-        """Yield (number of a payload, its result) as they come; lost ones are tried alone."""
+    def _outcomes(self, payloads: Sequence[P], describe: Callable[[P], str]) -> Generator[Outcome]:
+        """Yield the outcomes of all payloads as they come."""
         waiting = deque(range(len(payloads)))
-        losses: dict[int, int] = {}  # of payloads whose worker died and that have no result yet
-        while waiting or losses:
-            # the pool breaks as a whole and blames all that was under way, so suspects go alone
-            numbers = deque([min(losses)]) if losses else waiting
-            in_flight: set[int] = set()
-            try:
-                for number, result in self._pass(payloads, numbers, in_flight):
-                    in_flight.discard(number)
-                    losses.pop(number, None)
-                    yield number, result
-            except BrokenExecutor as error:
-                for number in in_flight:
-                    losses[number] = losses.get(number, 0) + 1
-                    if losses[number] > self.max_retries:
-                        raise WorkerLostError(
-                            f"{describe(payloads[number])} lost its worker "
-                            f"{losses[number]} times: {error}"
-                        ) from error
+        if self._route.is_default:
+            yield from self._while_no_pool_pays(payloads, waiting)
+        n_losses: dict[int, int] = {}  # of payloads whose worker died and that have no result yet
+        while waiting or n_losses:
+            # a pool breaks as a whole and blames all that was under way, so suspects go alone
+            alone = bool(n_losses)
+            numbers = deque([min(n_losses)]) if alone else waiting
+            losses = []
+            with closing(self._call(payloads, numbers)) as outcomes:
+                for outcome in outcomes:
+                    if isinstance(outcome, Lost):
+                        losses.append(outcome)
+                        continue
+                    for number in outcome.numbers:
+                        n_losses.pop(number, None)
+                    yield outcome
+            for loss in losses:
+                is_certain = loss.is_certain or alone or len(losses) == 1
+                for number in loss.numbers:
+                    if loss.n_attempts is None:
+                        raise _worker_lost(describe(payloads[number]), loss)
+                    n_losses[number] = n_losses.get(number, 0)
+                    n_losses[number] += loss.n_attempts if is_certain else 1
+                    if n_losses[number] > self.max_retries:
+                        raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
 
-    def _pass(
-        self, payloads: Sequence[P], numbers: deque[int], in_flight: set[int]
-    ) -> Generator[tuple[int, R]]:
-        """Run payloads by one call of joblib, noting which are under way."""
+    def _while_no_pool_pays(self, payloads: Sequence[P], waiting: deque[int]) -> Iterator[Outcome]:
+        """Run payloads here while starting processes would take longer than it saves.
 
-        def tasks() -> Iterator[Any]:
-            while numbers:
-                number = numbers.popleft()
-                in_flight.add(number)
-                yield joblib.delayed(_run_group)(self._handle, [number], [payloads[number]])
+        Only where nobody chose a backend. What remains is judged by the payloads of this round
+        alone, since more rounds may not come.
+        """
+        handle = DirectHandle(Work(self.function, self.shared, in_this_process=True))
+        while waiting and not _pool.pays(self._grouping.seconds, len(waiting), self._route):
+            number = waiting.popleft()
+            # models inside follow the context too, and must not start the pool in their turn
+            with joblib.parallel_config(n_jobs=1):
+                outcome = Task(handle, [number], [payloads[number]])()
+            yield outcome
+        if waiting:
+            _pool.note_use()
 
-        with contextlib.closing(self._call(tasks)) as outcomes:
-            for numbers_done, results, _ in outcomes:
-                if isinstance(results, Failure):
-                    results.throw()
-                yield from zip(numbers_done, results, strict=True)
+    def _call(self, payloads: Sequence[P], waiting: deque[int]) -> Generator[Outcome | Lost]:
+        """Send the waiting payloads through joblib; yield what comes back, losses too."""
+        under_way: set[int] = set()
 
-    def _call(self, tasks: Callable[[], Iterator[Any]]) -> Generator[Any]:
-        backend, _ = get_active_backend()
-        if self._n_workers == 1 or backend.supports_return_generator:
-            parallel = joblib.Parallel(
-                n_jobs=self._n_workers, return_as="generator_unordered", batch_size=1
-            )
-            outcomes = parallel(tasks())
-            try:
-                yield from outcomes
-            finally:
-                with warnings.catch_warnings():
-                    # joblib says how many tasks an early end cancels; that is what it is for
-                    warnings.simplefilter("ignore", UserWarning)
-                    outcomes.close()
-        else:
-            todo = list(tasks())
-            wave = 2 * self._n_workers
-            for start in range(0, len(todo), wave):
-                yield from joblib.Parallel(n_jobs=self._n_workers, batch_size=1)(
-                    todo[start : start + wave]
-                )
+        def tasks() -> Iterator[tuple[Task, tuple, dict]]:
+            while waiting:
+                size = self._grouping.size(len(waiting))
+                numbers = [waiting.popleft() for _ in range(size)]
+                under_way.update(numbers)
+                task = Task(self._route.handle, numbers, [payloads[k] for k in numbers])
+                yield task, (), {}  # what joblib.delayed makes of a call
 
-
-class _Work:
-    """What every task of a fit needs: shipped once."""
-
-    def __init__(
-        self, function: Callable, shared: Any, config: dict, filters: list[tuple] | None
-    ) -> None:
-        self.function = function
-        self.shared = shared
-        self.config = config
-        self.filters = filters
+        try:
+            with closing(_joblib(self._route, tasks())) as outcomes:
+                for outcome in outcomes:
+                    under_way.difference_update(outcome.numbers)
+                    yield outcome
+        except RuntimeError as error:
+            if not _is_lost_pool(error):
+                raise
+            yield Lost(sorted(under_way), error, 1, is_certain=False)
 
 
-def _run_group(handle: Any, numbers: list[int], payloads: list[Any]) -> tuple:
-    """Run some payloads where a worker is: their numbers, results (or a Failure) and seconds."""
-    start = time.perf_counter()
-    work = handle.load()
-    elsewhere = work.filters is not None
-    results: Any
+def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:
+    """Call joblib.Parallel, in waves where it gives results only at the end of a call."""
+    options = {"n_jobs": route.n_workers, "batch_size": 1}
+    if route.backend is not None:
+        options["backend"] = route.backend
+    if not route.streams:
+        while wave := list(itertools.islice(tasks, 2 * route.n_workers)):
+            yield from joblib.Parallel(**options)(wave)
+        return
+    outcomes = joblib.Parallel(return_as="generator_unordered", **options)(tasks)
     try:
-        with like_the_caller(work.config, work.filters), single_threaded():
-            results = [work.function(work.shared, payload) for payload in payloads]
-    except BaseException as exception:
-        results = Failure.portable(exception) if elsewhere else Failure.here(exception)
-    return numbers, results, time.perf_counter() - start
+        # `yield from` would close them before the warning is silenced
+        for outcome in outcomes:  # noqa: UP028
+            yield outcome
+    finally:
+        with warnings.catch_warnings():
+            # joblib says how many tasks an early end cancels; that is what it is for
+            warnings.simplefilter("ignore", UserWarning)
+            outcomes.close()
 
 
-def _n_workers(n_jobs: int | None) -> int:
-    """Resolve n_jobs as ``joblib.Parallel`` would here."""
-    backend, _ = get_active_backend()
-    return int(backend.effective_n_jobs(joblib.Parallel(n_jobs=n_jobs).n_jobs))
+def _is_lost_pool(error: RuntimeError) -> bool:
+    """Say whether joblib lost its pool: it broke, or another user of joblib took it away."""
+    if isinstance(error, BrokenExecutor):
+        return True
+    return type(error.__context__).__name__ == "ShutdownExecutorError"
+
+
+def _worker_lost(name: str, loss: Lost, n_losses: int | None = None) -> WorkerLostError:
+    times = "" if n_losses is None else f" {n_losses} times, the last time"
+    error = WorkerLostError(
+        f"{name} lost its worker{times} by {type(loss.error).__name__}: {loss.error}"
+    )
+    error.n_attempts = n_losses
+    error.__cause__ = loss.error
+    return error
+
+
+class _Pool:
+    """What is known of joblib's pool of processes, which outlives a fit."""
+
+    start_seconds = 2.0  # until new processes have imported what they need, on two slow cores
+    call_seconds = 0.02  # for a call of joblib while the processes live
+    idle_seconds = 250.0  # after 300 joblib ends idle processes
+
+    def __init__(self) -> None:
+        self._last_use = float("-inf")
+
+    def note_use(self) -> None:
+        self._last_use = time.monotonic()
+
+    def pays(self, seconds: float | None, n_waiting: int, route: Route) -> bool:
+        """Say whether the pool would end the waiting payloads sooner than this process."""
+        if seconds is None:
+            return False
+        is_warm = time.monotonic() - self._last_use < self.idle_seconds
+        cost = self.call_seconds if is_warm else self.start_seconds
+        n_busy = min(route.n_workers, n_waiting)
+        return seconds * n_waiting * (1 - 1 / n_busy) > cost
+
+
+_pool = _Pool()

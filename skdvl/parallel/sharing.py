@@ -13,9 +13,14 @@ import shutil
 import tempfile
 import threading
 import uuid
+import warnings
+from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
 from typing import Any
+
+import numpy as np
 
 from skdvl.parallel.pickling import Packed, unpack
 
@@ -48,8 +53,24 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_LOADED.after_fork)
 
 
-class DirectHandle:
-    """The object itself: not copied between threads, sent with each task to another process."""
+class Handle(ABC):
+    """What a task carries in place of what all tasks share."""
+
+    @abstractmethod
+    def load(self) -> Any:
+        """Return what all tasks share, where the task runs."""
+
+    def submit(self, executor: Executor, function: Callable) -> Future:
+        """Submit a task that carries this handle."""
+        return executor.submit(function)
+
+    def close(self) -> None:
+        """Release what was published."""
+        return
+
+
+class DirectHandle(Handle):
+    """The object itself, for threads of this process: nothing is copied."""
 
     def __init__(self, shared: Any) -> None:
         self._shared = shared
@@ -58,29 +79,32 @@ class DirectHandle:
         """Return what all tasks share."""
         return self._shared
 
-    def close(self) -> None:
-        """Nothing to release."""
+
+class CarriedHandle(Handle):
+    """The whole block in each task, for backends that no more is known of."""
+
+    def __init__(self, shared: Any) -> None:
+        self._block = bytes(Packed(shared).to_bytes())
+        self._token = uuid.uuid4().hex
+
+    def load(self) -> Any:
+        """Return what all tasks share, unpacked once in each process."""
+        return _LOADED.get(self._token, lambda: unpack(self._block))
 
 
-class FileHandle:
+class FileHandle(Handle):
     """A block in a private file that the workers of this machine map into memory."""
 
-    def __init__(self, path: str, token: str) -> None:
-        self._path = path
-        self._token = token
-
-    @classmethod
-    def publish(cls, shared: Any) -> "FileHandle":
-        """Write a block into a new private directory."""
+    def __init__(self, shared: Any) -> None:
         packed = Packed(shared)
+        self._token = uuid.uuid4().hex
         directory = tempfile.mkdtemp(prefix="skdvl-", dir=_directory_with_room(packed.n_bytes))
-        path = os.path.join(directory, "shared")
+        self._path = os.path.join(directory, "shared")
         try:
-            packed.write(path)
+            packed.write(self._path)
         except BaseException:
-            shutil.rmtree(directory, ignore_errors=True)
+            self.close()
             raise
-        return cls(path, uuid.uuid4().hex)
 
     def load(self) -> Any:
         """Return what all tasks share, unpacked once in each process."""
@@ -94,6 +118,70 @@ class FileHandle:
     def close(self) -> None:
         """Delete the file; workers that have mapped it keep what they see."""
         shutil.rmtree(os.path.dirname(self._path), ignore_errors=True)
+
+
+class RayHandle(Handle):
+    """A block in Ray's object store, which each node fetches once."""
+
+    def __init__(self, shared: Any, executor: Any) -> None:
+        self._token = uuid.uuid4().hex
+        block = Packed(shared).to_bytes()
+        # as an array, which a worker sees without a copy
+        self._block = executor.share(np.frombuffer(block, dtype=np.uint8))
+
+    def load(self) -> Any:
+        """Return what all tasks share, unpacked once in each process."""
+        return _LOADED.get(self._token, lambda: unpack(self._block))
+
+
+class DaskHandle(Handle):
+    """A block in the memory of Dask's workers, sent to each of them once.
+
+    It is the result of a task, not scattered: scattered data die with the last worker that has
+    them and take all tasks along, while the scheduler computes a lost result again.
+    """
+
+    def __init__(self, shared: Any, client: Any) -> None:
+        self._token = uuid.uuid4().hex
+        block = np.frombuffer(Packed(shared).to_bytes(), dtype=np.uint8)
+        with warnings.catch_warnings():
+            # Dask advises to scatter instead of sending 10 MB in a task
+            warnings.simplefilter("ignore", UserWarning)
+            self._kept = client.submit(_keep, block, pure=False)
+
+    def __reduce__(self) -> tuple:
+        return _DaskHandleOnWorker, (self._token,)
+
+    def submit(self, executor: Executor, function: Callable) -> Future:
+        """Submit with the block as an argument: Dask resolves it nowhere else."""
+        return executor.submit(_with_block, self._kept, function)
+
+    def load(self) -> Any:
+        """Say that this handle is of use on workers only."""
+        raise RuntimeError("a task for Dask cannot run in the process that sent it")
+
+
+class _DaskHandleOnWorker(Handle):
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def load(self) -> Any:
+        return _LOADED.get(self._token, lambda: unpack(_arrived.block))
+
+
+_arrived = threading.local()  # .block: of the task that runs in this thread
+
+
+def _keep(block: Any) -> Any:
+    return block
+
+
+def _with_block(block: Any, function: Callable) -> Any:
+    _arrived.block = block
+    try:
+        return function()
+    finally:
+        del _arrived.block
 
 
 def _directory_with_room(n_bytes: int) -> str:

@@ -1,0 +1,123 @@
+"""What must be known of other people's executors beyond their common interface."""
+
+import concurrent.futures
+import sys
+from concurrent.futures import Executor
+from typing import Any
+
+import joblib
+
+_LOKY = "joblib.externals.loky"
+_DASK_SECONDS = 10
+
+
+def is_threads(executor: Executor) -> bool:
+    """Say whether calls run in this process."""
+    return isinstance(executor, concurrent.futures.ThreadPoolExecutor)
+
+
+def is_ray(executor: Executor) -> bool:
+    """Say whether calls run on Ray, by a RayExecutor."""
+    return type(executor).__module__ == "skdvl.parallel.ray_executor"
+
+
+def is_dask(executor: Executor) -> bool:
+    """Say whether calls run on Dask, by ``client.get_executor()``."""
+    return type(executor).__module__ == "distributed.cfexecutor"
+
+
+def is_process_pool(executor: Executor) -> bool:
+    """Say whether calls run in processes of this machine: the standard library's or loky's."""
+    names = ("concurrent.futures.process", "loky.process_executor", f"{_LOKY}.process_executor")
+    pools = tuple(sys.modules[name].ProcessPoolExecutor for name in names if name in sys.modules)
+    return isinstance(executor, pools)
+
+
+def n_workers(executor: Any) -> int:
+    """Return how many calls an executor runs at once."""
+    if is_dask(executor):
+        return sum(executor._client.ncores().values())
+    # the standard library keeps it to itself under a name that everybody uses
+    width = getattr(executor, "max_workers", None) or getattr(executor, "_max_workers", None)
+    return width or joblib.cpu_count()
+
+
+def never_deduplicating(executor: Any) -> Any:
+    """Return an executor of the same workers that runs equal calls each time.
+
+    Dask's returns the result of the first of two equal calls for both, be they random or not,
+    unless told that they are not pure.
+    """
+    if is_dask(executor) and executor._kwargs.get("pure", True):
+        return executor._client.get_executor(**{**executor._kwargs, "pure": False})
+    return executor
+
+
+def replacement(executor: Any) -> Executor | None:
+    """Return a new pool made like a broken one, None for what cannot break or be made anew.
+
+    A pool of processes breaks as a whole when one of them dies, and stays broken.
+    """
+    if not is_process_pool(executor):
+        return None
+    if isinstance(executor, concurrent.futures.ProcessPoolExecutor):
+        return concurrent.futures.ProcessPoolExecutor(
+            max_workers=executor._max_workers,  # type: ignore[attr-defined]  # not in the stubs
+            mp_context=executor._mp_context,
+            initializer=executor._initializer,
+            initargs=executor._initargs,
+        )
+    # not loky's get_reusable_executor: it waits for the end of the broken pool, in whose own
+    # thread we may be called
+    family = next(kind for kind in type(executor).__mro__ if kind.__name__ == "ProcessPoolExecutor")
+    return family(
+        max_workers=executor._max_workers,
+        context=executor._context,
+        timeout=executor._timeout,
+        initializer=executor._initializer,
+        initargs=executor._initargs,
+        env=executor._env,
+    )
+
+
+def require_workers(executor: Any) -> None:
+    """Raise a RuntimeError if a Dask cluster has no worker within ten seconds.
+
+    It would wait for ever, and joblib's Dask backend would compute in this process.
+    """
+    if not is_dask(executor):
+        return
+    try:
+        executor._client.wait_for_workers(1, timeout=_DASK_SECONDS)
+    except TimeoutError as error:
+        raise RuntimeError(
+            f"the Dask cluster {executor._client} has no worker after {_DASK_SECONDS} seconds"
+        ) from error
+
+
+def has_workers(executor: Any) -> bool:
+    """Say whether a Dask cluster can be reached and has a worker now."""
+    try:
+        return bool(executor._client.scheduler_info()["workers"])
+    except (OSError, TimeoutError):
+        return False
+
+
+def seconds_per_call(executor: Executor) -> float:
+    """Return what a call costs beyond its work, as measured on two slow cores."""
+    if is_threads(executor):
+        return 2e-4
+    if is_process_pool(executor):
+        return 8e-4
+    return 3e-3 if is_ray(executor) else 6e-3
+
+
+def kill(executor: Any) -> None:
+    """End an executor that we started at once, with what runs in it."""
+    if hasattr(executor, "kill_workers"):  # Ray's, and pools from Python 3.14
+        executor.kill_workers()
+        return
+    processes = list((getattr(executor, "_processes", None) or {}).values())
+    executor.shutdown(wait=False)
+    for process in processes:
+        process.kill()

@@ -1,0 +1,87 @@
+"""The joblib backend under a TaskRunner that works through an executor."""
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import BrokenExecutor, Executor, Future
+from typing import Any
+
+from skdvl.parallel import executors
+from skdvl.parallel.backend import Batch, ExecutorBackend
+from skdvl.parallel.failures import Lost, WorkerLostError
+from skdvl.parallel.sharing import Handle
+
+_WATCH_SECONDS = 2.0
+_PATIENCE_SECONDS = 25.0  # a nanny takes a few seconds to start a worker again
+
+
+class TaskBackend(ExecutorBackend):
+    """Gives the loss of a worker back as a value, in place of the results of its task.
+
+    As an exception it would make joblib drop all else that is under way.
+    """
+
+    def __init__(self, executor: Executor, handle: Handle, n_workers: int) -> None:
+        super().__init__(executor, nesting_level=0)
+        self._handle = handle
+        self._n_workers = n_workers
+
+    def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
+        """Prepare a call of ``joblib.Parallel``.
+
+        With one worker too, tasks go to it: joblib is told two, or it would run them here.
+        """
+        self.parallel = parallel
+        self._n_jobs = self._n_workers
+        return self.effective_n_jobs(n_jobs)
+
+    def effective_n_jobs(self, n_jobs: int | None) -> int:
+        """Return how many tasks joblib keeps going."""
+        return max(self._n_workers, 2)
+
+    def start_call(self) -> None:
+        """Begin to watch a cluster that does not tell when its last worker is gone."""
+        self._call_ended = threading.Event()
+        if executors.is_dask(self._executor):
+            threading.Thread(target=self._watch, args=(self._call_ended,), daemon=True).start()
+
+    def stop_call(self) -> None:
+        """End watching."""
+        self._call_ended.set()
+
+    def _watch(self, ended: threading.Event) -> None:
+        last_seen = time.monotonic()
+        while not ended.wait(_WATCH_SECONDS):
+            if executors.has_workers(self._executor):
+                last_seen = time.monotonic()
+            elif time.monotonic() - last_seen > _PATIENCE_SECONDS:
+                lost = WorkerLostError("no worker is left in the Dask cluster")
+                lost.n_attempts = None
+                self.give_up(lost)
+                return
+
+    def _submit_to(self, executor: Executor, function: Callable) -> Future:
+        return self._handle.submit(executor, function)
+
+    def retrieve_result_callback(self, out: Batch) -> Any:
+        """Return the outcomes of a batch, or which tasks were lost."""
+        try:
+            return out.future.result()
+        except BrokenExecutor as error:
+            n_attempts = getattr(error, "n_attempts", 1)
+            return self._lost(out, error, n_attempts, is_certain=isinstance(error, WorkerLostError))
+        except Exception as error:
+            if type(error).__name__ != "KilledWorker":
+                raise
+            # Dask's, after attempts of its own; it counts all that a dead worker had before it
+            n_attempts = error.allowed_failures + 1  # type: ignore[attr-defined]
+            return self._lost(out, error, n_attempts, is_certain=False)
+
+    def _lost(
+        self, batch: Batch, error: BaseException, n_attempts: int | None, *, is_certain: bool
+    ) -> list[Lost]:
+        # the items of joblib's batches are (function, args, kwargs); ours are tasks
+        return [
+            Lost(task.numbers, error, n_attempts, is_certain=is_certain)
+            for task, _, _ in batch.function.items  # type: ignore[attr-defined]
+        ]
