@@ -17,16 +17,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from skdvl import ShapleyValuator
+from skdvl.datasets import flip_labels
 
 N_JOBS = 2
-
-
-def flip_labels(y, share, random_state):
-    """Return labels of which a share is wrong, and which ones are."""
-    rng = np.random.default_rng(random_state)
-    flipped = np.zeros(len(y), dtype=bool)
-    flipped[rng.choice(len(y), size=round(share * len(y)), replace=False)] = True
-    return np.where(flipped, 1 - y, y), flipped
 
 
 def self_confidence(model, X, y):
