@@ -346,7 +346,7 @@ def undecided_by_coalition(refit, coalitions, tie):
 
 
 def rounded_log_losses(refit, coalitions):
-    with quiet_warnings():
+    with quiet_warnings(), config_context(assume_finite=True):
         return np.array(
             [
                 rows.any()

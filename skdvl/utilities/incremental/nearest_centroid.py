@@ -53,10 +53,12 @@ class NearestCentroidUtility(ClassSumsUtility):
             return "scikit-learn does not fit this estimator to truth values"
         if estimator.metric != "euclidean":
             return "the distances are not Euclidean"
-        n_classes = len(np.unique(fold.codes))
-        if not isinstance(estimator.priors, str) and np.shape(estimator.priors) != (n_classes,):
+        n_classes = 0 if fold.classes is None else len(fold.classes)
+        if not isinstance(estimator.priors, str) and (
+            np.shape(estimator.priors) != (n_classes,) or len(np.unique(fold.codes)) < n_classes
+        ):
             return "the priors do not fit the classes"
-        if cls._pick_response(judge) == "decision_function" and np.size(fold.classes) != 2:
+        if cls._pick_response(judge) == "decision_function" and n_classes != 2:
             return "there are decision functions of more than two classes"
         X = np.asarray(fold.X, dtype=np.float64)
         if _EPS * (np.abs(X).max(axis=0) ** 2).sum() > _CLOSE * X.var(axis=0).sum():
@@ -85,8 +87,10 @@ class NearestCentroidUtility(ClassSumsUtility):
         return np.concatenate([shifted, shifted**2], axis=1)
 
     def _features(self, X: Floats) -> Floats:
-        shifted = X - self.origin
-        return np.concatenate([shifted**2, shifted, np.ones((len(X), 1))], axis=1)
+        shifted, one = X - self.origin, np.ones((len(X), 1))
+        if not self.needs_spread:  # the squares are the same for all centroids
+            return np.concatenate([shifted, one], axis=1)
+        return np.concatenate([shifted**2, shifted, one], axis=1)
 
     def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
         """Return the centroid; perhaps the squares about it, and how far these may be off."""
@@ -109,20 +113,22 @@ class NearestCentroidUtility(ClassSumsUtility):
         d = self.X.shape[1]
         centroids = [digest[:, :d] for digest in digests]
         doubtful = self._coincide(counts, centroids)
+        if not self.needs_spread:
+            return self._plain_coefficients(counts, centroids), doubtful
         is_raw, log_priors = self._priors(counts)
-        precision = np.zeros((len(doubtful), d))
-        if self.needs_spread:
-            deviation, unsure = self._deviation(counts, digests)
-            doubtful |= unsure & ~(is_raw & (not self.estimator.shrink_threshold))
-            if self.estimator.shrink_threshold:
-                centroids = self._shrink(counts, centroids, deviation)
-            precision = np.where(deviation > 0, deviation, 1) ** -2.0
+        deviation, unsure = self._deviation(counts, digests)
+        if self.estimator.shrink_threshold:
+            doubtful |= unsure
+            centroids = self._shrink(counts, centroids, deviation)
+        else:
+            doubtful |= unsure & ~is_raw
+        precision = np.where(deviation > 0, deviation, 1) ** -2.0
         precision[is_raw] = 1
         log_priors[:, is_raw] = np.where(counts[:, is_raw] > 0, 0, -np.inf)
         coefficients = []
         for centroid, log_prior in zip(centroids, log_priors, strict=True):
             made = np.empty((len(centroid), 2 * d + 1))
-            made[:, :d] = -precision
+            np.negative(precision, out=made[:, :d])
             np.multiply(2 * centroid, precision, out=made[:, d : 2 * d])
             made[:, 2 * d] = -0.5 * (centroid * made[:, d : 2 * d]).sum(axis=1)
             odd = ~np.isfinite(made[:, 2 * d])
@@ -131,6 +137,15 @@ class NearestCentroidUtility(ClassSumsUtility):
             made[:, 2 * d] += log_prior
             coefficients.append(made)
         return coefficients, doubtful
+
+    def _plain_coefficients(self, counts: Floats, centroids: list[Floats]) -> list[Floats]:
+        """Return the coefficients of x · centroid - |centroid|² / 2."""
+        coefficients = []
+        for count, centroid in zip(counts, centroids, strict=True):
+            size = (centroid**2).sum(axis=1)
+            constant = np.where(count > 0, -0.5 * size, -np.inf)
+            coefficients.append(np.concatenate([centroid, constant[:, np.newaxis]], axis=1))
+        return coefficients
 
     def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
         single = np.flatnonzero((counts > 0).sum(axis=0) < 2)
