@@ -5,6 +5,8 @@ from skdvl.selection import CleanedEstimator, SampleSelector
 from skdvl.valuators import (
     BanzhafValuator,
     BetaShapleyValuator,
+    DataOOBValuator,
+    KNNShapleyValuator,
     LeaveOneOutValuator,
     SemivalueValuator,
     ShapleyValuator,
@@ -16,6 +18,8 @@ __all__ = [
     "BanzhafValuator",
     "BetaShapleyValuator",
     "CleanedEstimator",
+    "DataOOBValuator",
+    "KNNShapleyValuator",
     "LeaveOneOutValuator",
     "SampleSelector",
     "SemivalueValuator",

@@ -88,7 +88,7 @@ class DataOOBValuator(DataValuator):
 
     >>> import numpy as np
     >>> from sklearn.datasets import load_iris
-    >>> from skdvl.valuators import DataOOBValuator
+    >>> from skdvl import DataOOBValuator
     >>> X, y = load_iris(return_X_y=True)
     >>> y[[5, 42, 77]] = [1, 2, 0]
     >>> valuator = DataOOBValuator(random_state=0).fit(X, y)

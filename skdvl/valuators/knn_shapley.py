@@ -88,9 +88,10 @@ class KNNShapleyValuator(DataValuator):
 
     Notes
     -----
-    Neighbours are ordered by (distance, index), exactly; for Euclidean distances, whatever the
-    rounding of matrix products. Time is O(m n (d + log n)) for m validation rows, and memory O(n d)
-    beside a block of validation rows times n.
+    Neighbours are ordered by (distance, index). Euclidean distances come from matrix products whose
+    rounding never shows: what it leaves undecided is measured again, row by row. Time is
+    O(m n (d + log n)) for m validation rows; memory is that of a copy of X and of a few validation
+    rows times n.
 
     References
     ----------
@@ -103,7 +104,7 @@ class KNNShapleyValuator(DataValuator):
 
     >>> import numpy as np
     >>> from sklearn.datasets import load_iris
-    >>> from skdvl.valuators import KNNShapleyValuator
+    >>> from skdvl import KNNShapleyValuator
     >>> X, y = load_iris(return_X_y=True)
     >>> y[[5, 42, 77]] = [1, 2, 0]
     >>> valuator = KNNShapleyValuator().fit(X, y)
