@@ -1,10 +1,8 @@
-"""Data cleaning: fit a model, or hand on rows, without the samples of lowest value."""
+"""A model trained without the rows of lowest value."""
 
 from __future__ import annotations
 
-import math
 from copy import deepcopy
-from numbers import Real
 from typing import Any, ClassVar
 
 import numpy as np
@@ -12,211 +10,19 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, MetaEstimatorMixin, clone, is_classifier
 from sklearn.base import _fit_context as fit_context
 from sklearn.utils import get_tags
-from sklearn.utils._param_validation import HasMethods, Interval
-from sklearn.utils.metadata_routing import (
-    MetadataRouter,
-    MethodMapping,
-    process_routing,
-)
+from sklearn.utils._param_validation import HasMethods
+from sklearn.utils.metadata_routing import MetadataRouter, MethodMapping, process_routing
 from sklearn.utils.metadata_routing import _raise_for_params as raise_for_params
 from sklearn.utils.metadata_routing import _routing_enabled as routing_enabled
 from sklearn.utils.metaestimators import available_if
-from sklearn.utils.validation import check_is_fitted, check_memory, validate_data
+from sklearn.utils.validation import check_is_fitted, validate_data
 
+from skdvl.selection.remembered import fit_remembered
+from skdvl.selection.support import KEEP_CONSTRAINTS, support_mask
 from skdvl.utilities.fold import take_rows
 from skdvl.valuators import DataValuator, ShapleyValuator
 
-__all__ = ["CleanedEstimator", "SampleSelector", "support_mask"]
-
-_KEEP: dict[str, Any] = {
-    "keep": [Interval(Real, 0, 1, closed="right")],
-    "threshold": [Interval(Real, None, None, closed="neither"), None],
-}
-
-
-def support_mask(
-    values: NDArray[np.float64],
-    y: NDArray[Any] | None,
-    keep: float = 0.9,
-    threshold: float | None = None,
-) -> NDArray[np.bool_]:
-    """Choose the samples that stay.
-
-    Parameters
-    ----------
-    values : ndarray of shape (n_samples,)
-        Samples without a value (NaN) stay.
-    y : ndarray of shape (n_samples,) or None
-        Class labels: a class of which no sample would stay keeps its best one. None for targets
-        that are not classes.
-    keep : float, default=0.9
-        Share of the samples that stay: the ceil(keep · n) of highest value, ties in row order.
-    threshold : float or None, default=None
-        If given, samples of at least this value stay instead.
-
-    Returns
-    -------
-    ndarray of bool, shape (n_samples,)
-
-    Examples
-    --------
-    >>> import numpy as np
-    >>> support_mask(np.array([0.3, -0.1, 0.2, 0.0]), None, keep=0.5)
-    array([ True, False,  True, False])
-    """
-    ranked = np.where(np.isnan(values), np.inf, values)
-    if threshold is not None:
-        mask = ranked >= threshold
-    else:
-        # the product of a decimal share may exceed a whole number by rounding: 0.7 · 10
-        n_kept = math.ceil(round(keep * len(values), 9))
-        mask = np.zeros(len(values), dtype=bool)
-        mask[np.argsort(-ranked, kind="stable")[:n_kept]] = True
-    groups = (
-        [np.arange(len(values))] if y is None else [np.flatnonzero(y == c) for c in np.unique(y)]
-    )
-    for members in groups:
-        if not mask[members].any():
-            mask[members[np.argmax(ranked[members])]] = True
-    return mask
-
-
-def _value(
-    valuator: DataValuator, X: Any, y: Any, params: dict[str, Any], settings: dict[str, Any]
-) -> DataValuator:
-    """Fit a valuator; ``settings`` do not change the values, so a memory ignores them."""
-    return valuator.set_params(**settings).fit(X, y, **params)
-
-
-def _fit_valuator(
-    valuator: DataValuator, X: Any, y: Any, params: dict[str, Any], memory: Any
-) -> DataValuator:
-    valuator = clone(valuator)
-    memory = check_memory(memory)
-    if getattr(memory, "location", None) is None:
-        return valuator.fit(X, y, **params)
-    names = valuator.get_params(deep=False)
-    if "random_state" in names and names["random_state"] is None:
-        raise ValueError(
-            "memory would return the first random draw for ever: give the valuator an integer "
-            "random_state, or leave memory out."
-        )
-    neutral = {"n_jobs": None, "verbose": 0, "cache": None, "checkpoint": None}
-    settings = {name: names[name] for name in neutral if name in names}
-    valuator.set_params(**{name: neutral[name] for name in settings})
-    return memory.cache(_value, ignore=["settings"])(valuator, X, y, params, settings)
-
-
-class SampleSelector(BaseEstimator):
-    """Drop the samples of lowest value, in imbalanced-learn's protocol.
-
-    A step of ``imblearn.pipeline.Pipeline``, which calls `fit_resample` while fitting and skips
-    the step in prediction. scikit-learn's own Pipeline has no steps that drop rows: there,
-    `CleanedEstimator` does it.
-
-    Parameters
-    ----------
-    valuator : DataValuator
-        Values the samples; it is cloned.
-    keep : float, default=0.9
-        Share of the samples that stay, in (0, 1].
-    threshold : float or None, default=None
-        If given, samples of at least this value stay instead.
-
-    Attributes
-    ----------
-    sample_indices_ : ndarray of shape (n_kept,)
-        Rows that stay, ascending.
-    valuator_ : DataValuator
-        The fitted valuator.
-
-    Examples
-    --------
-    >>> from sklearn.datasets import make_classification
-    >>> from sklearn.naive_bayes import GaussianNB
-    >>> from skdvl import SampleSelector, ShapleyValuator
-    >>> X, y = make_classification(n_samples=60, random_state=0)
-    >>> selector = SampleSelector(ShapleyValuator(GaussianNB(), random_state=0), keep=0.8)
-    >>> X_kept, y_kept = selector.fit_resample(X, y)
-    >>> X_kept.shape
-    (48, 20)
-    """
-
-    _doc_link_module = "skdvl"
-    _parameter_constraints: ClassVar[dict[str, Any]] = {
-        "valuator": [HasMethods(["fit", "to_frame"])],
-        **_KEEP,
-    }
-
-    def __init__(
-        self, valuator: DataValuator, *, keep: float = 0.9, threshold: float | None = None
-    ) -> None:
-        self.valuator = valuator
-        self.keep = keep
-        self.threshold = threshold
-
-    @fit_context(prefer_skip_nested_validation=False)
-    def fit(self, X: Any, y: Any, **params: Any) -> SampleSelector:
-        """Value the samples and choose those that stay.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or frame of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-        **params : dict
-            Passed to the valuator's ``fit``, such as ``X_val`` and ``y_val``.
-
-        Returns
-        -------
-        self
-        """
-        self.valuator_ = clone(self.valuator).fit(X, y, **params)
-        labels = np.asarray(y) if hasattr(self.valuator_, "classes_") else None
-        self._support = support_mask(self.valuator_.values_, labels, self.keep, self.threshold)
-        self.sample_indices_ = np.flatnonzero(self._support)
-        self.n_features_in_ = self.valuator_.n_features_in_
-        return self
-
-    def fit_resample(self, X: Any, y: Any, **params: Any) -> tuple[Any, Any]:
-        """Value the samples and return those that stay.
-
-        Parameters
-        ----------
-        X : array-like, sparse matrix or frame of shape (n_samples, n_features)
-        y : array-like of shape (n_samples,)
-        **params : dict
-            Passed to the valuator's ``fit``.
-
-        Returns
-        -------
-        X_resampled : same kind as X, with ``len(sample_indices_)`` rows
-        y_resampled : same kind as y
-        """
-        self.fit(X, y, **params)
-        y = y if hasattr(y, "shape") else np.asarray(y)
-        X = X if hasattr(X, "shape") else np.asarray(X)
-        return take_rows(X, self.sample_indices_), take_rows(y, self.sample_indices_)
-
-    def get_support(self, indices: bool = False) -> NDArray[Any]:
-        """Return which samples stay.
-
-        Parameters
-        ----------
-        indices : bool, default=False
-            Return row numbers instead of a mask.
-
-        Returns
-        -------
-        ndarray of bool, shape (n_samples,), or of int
-        """
-        check_is_fitted(self)
-        return self.sample_indices_ if indices else self._support
-
-    def __sklearn_tags__(self) -> Any:
-        tags = super().__sklearn_tags__()
-        tags.input_tags = deepcopy(get_tags(self.valuator).input_tags)
-        tags.target_tags.required = True
-        return tags
+__all__ = ["CleanedEstimator"]
 
 
 def _inner_has(method: str) -> Any:
@@ -278,7 +84,7 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
         "estimator": [HasMethods(["fit"])],
         "valuator": [HasMethods(["fit", "to_frame"]), None],
         "memory": [str, HasMethods(["cache"]), None],
-        **_KEEP,
+        **KEEP_CONSTRAINTS,
     }
 
     def __init__(
@@ -316,7 +122,7 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
         if routing_enabled():
             routed = process_routing(self, "fit", **params)
             for_valuator, for_estimator = routed.valuator.fit, routed.estimator.fit
-        self.valuator_ = _fit_valuator(self._valuator(), X, y, for_valuator, self.memory)
+        self.valuator_ = fit_remembered(self._valuator(), X, y, for_valuator, self.memory)
         labels = self.valuator_.to_frame()["label"].to_numpy()
         classes = labels if is_classifier(self.estimator) else None
         values = self.valuator_.values_
