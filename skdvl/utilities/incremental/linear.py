@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.metrics import metric_name
+from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     Errors,
@@ -18,23 +19,15 @@ from skdvl.utilities.incremental.base import (
     PrefixErrors,
     blocked_matmul,
 )
+from skdvl.utilities.incremental.moments import column_centres
 from skdvl.utilities.supervised import FallbackRule
 
-__all__ = ["LinearUtility", "flat_places", "middle_of"]
+__all__ = ["LinearUtility", "flat_places"]
 
 Floats = NDArray[np.float64]
 
 _SQUARED_ERROR_SCORES = ("r2", "squashed_r2", "neg_mean_squared_error")
 _BLOCK_BYTES = 2**21  # what a block works on stays in the processor's cache
-
-
-def middle_of(values: Floats) -> Floats:
-    """Return the means of columns, exactly the value itself of a constant column.
-
-    Data are moved there before products are summed: sums of squares of numbers far from zero
-    lose the digits that matter. A constant column becomes one of exact zeros.
-    """
-    return np.where(np.ptp(values, axis=0) == 0, values[0], values.mean(axis=0))
 
 
 def flat_places(sizes: NDArray[np.intp], n_rows: int) -> NDArray[np.intp]:
@@ -76,7 +69,7 @@ class LinearUtility(IncrementalUtility):
         self.n_targets = targets.shape[1]
         self.centre, self.shift = np.zeros(self.X.shape[1]), np.zeros(self.n_targets)
         if self.has_intercept:
-            self.centre, self.shift = middle_of(self.X), middle_of(targets)
+            self.centre, self.shift = column_centres(self.X), column_centres(targets)
         self.n_variables = self.X.shape[1] + self.has_intercept
         self.score_name: str | None = None
         if fold.classes is None:
@@ -136,13 +129,25 @@ class LinearUtility(IncrementalUtility):
         return np.concatenate([np.ones((len(X), 1)), X - self.centre], axis=1)
 
     @cached_property
+    def distinct(self) -> tuple[Floats, NDArray[np.intp]]:
+        """Validation rows to predict for, and where each validation row is among them.
+
+        Scores that are made of ranks need equal margins, to the bit, for equal rows, and a
+        matrix product does not give that: distinct rows are taken then.
+        """
+        if self.response != "decision_function":
+            return self.X_val, np.arange(len(self.X_val))
+        rows, copies = np.unique(self.X_val, axis=0, return_inverse=True)
+        return rows, copies.reshape(-1)  # numpy 2.0 gives it another shape
+
+    @cached_property
     def readout(self) -> tuple[Floats, Floats | None]:
         """Rows for which outputs are computed, and their targets where squared errors are wanted.
 
         The sum of squared errors over the validation rows is that over the rows of a triangular
         factor of [validation rows, targets], of which there are no more than columns.
         """
-        rows = self._as_design(self.X_val)
+        rows = self._as_design(self.distinct[0])
         if self.score_name is None:
             return rows, None
         target = np.asarray(self.fold.y_val, dtype=np.float64) - self.shift[0]
@@ -182,23 +187,32 @@ class LinearUtility(IncrementalUtility):
     ) -> tuple[Floats, PrefixErrors]:
         n_sizes = sizes.shape[1]
         scores = np.empty(sizes.size)
-        errors: PrefixErrors = {}
         present = np.concatenate(
             [self._present_in_prefixes(*pair) for pair in zip(orders, sizes, strict=True)]
         )
         start = 0
-        for outputs in self._prefix_outputs(orders, sizes):
+        flat_errors: Errors = {}
+        for outputs, failed in self._prefix_outputs(orders, sizes):
             block = slice(start, start + outputs.shape[1])
-            failed: Errors = {}
             scores[block] = self._scores(outputs, present[block], failed)
-            errors.update({divmod(start + j, n_sizes): error for j, error in failed.items()})
+            flat_errors.update({start + j: error for j, error in failed.items()})
             start = block.stop
+
+        def rows_of(j: int) -> NDArray[np.bool_]:
+            order, size = divmod(j, n_sizes)
+            return prefix_coalitions(orders[order], sizes[order, size : size + 1])[0]
+
+        self._refit_doubtful(scores, flat_errors, rows_of)
+        errors = {divmod(j, n_sizes): error for j, error in flat_errors.items()}
         return scores.reshape(sizes.shape), errors
 
     def _prefix_outputs(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
-    ) -> Iterator[Floats]:
-        """Yield the outputs for all sizes of the first order, of the second, …, in blocks."""
+    ) -> Iterator[tuple[Floats, Errors]]:
+        """Yield outputs and errors for all sizes of the first order, of the second, …, in blocks.
+
+        Blocks are of at most ``block_size`` prefixes, the errors by position in the block.
+        """
         raise NotImplementedError(f"{type(self).__name__} has no cheap prefixes")
 
     def _scores(self, outputs: Floats, present: NDArray[np.bool_], errors: Errors) -> Floats:

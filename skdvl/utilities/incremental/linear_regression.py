@@ -14,14 +14,12 @@ from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
-import sklearn
 from numpy.typing import NDArray
 from scipy.linalg import lapack
-from sklearn.base import clone
 from sklearn.linear_model import LinearRegression
 
 from skdvl.utilities.fold import Fold, Judge
-from skdvl.utilities.incremental.base import Errors, blocked_matmul, numeric_array
+from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul, numeric_array
 from skdvl.utilities.incremental.linear import LinearUtility, flat_places
 from skdvl.utilities.incremental.normal_equations import PackedSystems, ProductSums, sum_rows
 from skdvl.utilities.supervised import FallbackRule
@@ -120,9 +118,7 @@ class LinearRegressionUtility(LinearUtility):
         if large.size:
             sums = self._sums.of_sets(rows[large])
             coefficients[0, large], certain[large] = self._least_squares(sums, rows[large])
-        for j in np.flatnonzero(~certain).tolist():
-            coefficients[0, j] = self._refit(np.flatnonzero(rows[j]))
-        return coefficients, {}
+        return coefficients, dict.fromkeys(np.flatnonzero(~certain).tolist(), DOUBTFUL)
 
     def _interpolate_sets(self, rows: NDArray[np.bool_]) -> tuple[Floats, Flags]:
         """Interpolate sets of at most n_variables rows, each as the prefix of an order.
@@ -146,15 +142,20 @@ class LinearRegressionUtility(LinearUtility):
 
     def _prefix_outputs(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
-    ) -> Iterator[Floats]:
+    ) -> Iterator[tuple[Floats, Errors]]:
         n_together = max(1, self.block_size // self.fold.n_rows)
         for start in range(0, len(orders), n_together):
             some = slice(start, start + n_together)
-            coefficients = self._prefix_coefficients(orders[some], sizes[some])
-            for first in range(0, coefficients.shape[1], self.block_size):
-                yield self._outputs(coefficients[:, first : first + self.block_size])
+            coefficients, certain = self._prefix_coefficients(orders[some], sizes[some])
+            for first in range(0, len(certain), self.block_size):
+                block = slice(first, first + self.block_size)
+                doubtful = np.flatnonzero(~certain[block]).tolist()
+                yield self._outputs(coefficients[:, block]), dict.fromkeys(doubtful, DOUBTFUL)
 
-    def _prefix_coefficients(self, orders: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+    def _prefix_coefficients(
+        self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> tuple[Floats, Flags]:
+        """Return the coefficients of prefixes, order by order, and where they are certain."""
         coefficients = np.zeros((1, *sizes.shape, self.n_variables))
         certain = np.zeros(sizes.shape, dtype=bool)
         few = sizes <= self.n_variables
@@ -172,9 +173,7 @@ class LinearRegressionUtility(LinearUtility):
                 rows = positions[j] < sizes[j, k, np.newaxis]
                 found, sure = self._least_squares(sums.take(places[j, k], axis=1), rows)
                 coefficients[0, j, k], certain[j, k] = found, sure
-        for j, k in np.argwhere(~certain).tolist():
-            coefficients[0, j, k] = self._refit(np.sort(orders[j, : sizes[j, k]]))
-        return coefficients.reshape(1, -1, self.n_variables)
+        return coefficients.reshape(1, -1, self.n_variables), certain.ravel()
 
     def _least_squares(self, sums: Floats, rows: NDArray[np.bool_]) -> tuple[Floats, Flags]:
         """Solve normal equations and refine.
@@ -279,17 +278,6 @@ class LinearRegressionUtility(LinearUtility):
         # Centring may shorten a singular vector by the square root of the number of rows.
         n_rows = np.arange(X.shape[1]) + 2
         return weights, sound & (n_rows * squares * of_inverse < self.max_condition**2)
-
-    def _refit(self, members: NDArray[np.intp]) -> Floats:
-        """Return the coefficients that scikit-learn finds."""
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
-            model = clone(self.estimator).fit(self.X[members], np.asarray(self.fold.y)[members])
-        weights = np.asarray(model.coef_, dtype=np.float64)
-        if not self.has_intercept:
-            return weights * self.scale
-        # as scikit-learn has it, but of moved data, whose means are small
-        X, y = self.X[members] - self.centre, self.targets[members, 0]
-        return np.concatenate([[y.mean() - X.mean(axis=0) @ weights], weights * self.scale])
 
 
 def _max_condition(estimator: Any, X: Floats) -> float:

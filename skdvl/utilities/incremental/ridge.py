@@ -18,9 +18,10 @@ from scipy.linalg import lapack
 from sklearn.linear_model import Ridge, RidgeClassifier
 
 from skdvl.utilities.fold import Fold, Judge
-from skdvl.utilities.incremental.base import Errors, blocked_matmul, numeric_array
-from skdvl.utilities.incremental.class_scores import best_class
-from skdvl.utilities.incremental.linear import LinearUtility, flat_places, middle_of
+from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul, numeric_array
+from skdvl.utilities.incremental.class_scores import best_class, has_rounded_ranks
+from skdvl.utilities.incremental.linear import LinearUtility, flat_places
+from skdvl.utilities.incremental.moments import column_centres
 from skdvl.utilities.incremental.normal_equations import PackedSystems, ProductSums
 from skdvl.utilities.supervised import FallbackRule
 
@@ -77,7 +78,7 @@ class RidgeUtility(LinearUtility):
             return "class_weight does not give every class a positive weight"
         X = numeric_array(fold.X)
         assert X is not None
-        moved = X - middle_of(X) if estimator.fit_intercept else X
+        moved = X - column_centres(X) if estimator.fit_intercept else X
         if (moved**2).sum() > _MAX_CONDITION * float(alpha):
             return "alpha is so small for these data that rounding errors would show"
         if min(X.shape) > 1000:
@@ -213,11 +214,7 @@ class RidgeUtility(LinearUtility):
         outputs += self.shift[:, np.newaxis, np.newaxis]
         alone = np.flatnonzero(present.sum(axis=1) == 1)
         if response != "predict":
-            outputs[:, alone] = 0.0
-            if len(classes) == 2:
-                return outputs[0]
-            outputs[~present.T] = -np.finfo(np.float64).max  # as `align_decision` has it
-            return np.moveaxis(outputs, 0, 2)
+            return self._margins(outputs, present, errors)
         own = np.argmax(present[alone], axis=1)
         if not self.has_intercept:
             # scikit-learn codes a single class as -1 and fails where it would predict the other
@@ -233,9 +230,21 @@ class RidgeUtility(LinearUtility):
         codes[alone] = own[:, np.newaxis]
         return codes
 
+    def _margins(self, outputs: Floats, present: NDArray[np.bool_], errors: Errors) -> NDArray[Any]:
+        """Return what scorers of margins see, and leave ranks within rounding to refitting."""
+        alone = present.sum(axis=1) == 1
+        for output, of_class in zip(outputs, present.T[-self.n_targets :], strict=True):
+            rounded = has_rounded_ranks(output) & of_class & ~alone
+            errors.update(dict.fromkeys(np.flatnonzero(rounded).tolist(), DOUBTFUL))
+        outputs[:, alone] = 0.0
+        if self.n_targets > 1:
+            outputs[~present.T] = -np.finfo(np.float64).max  # as `align_decision` has it
+        outputs = outputs[:, :, self.distinct[1]]
+        return outputs[0] if self.n_targets == 1 else np.moveaxis(outputs, 0, 2)
+
     def _prefix_outputs(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
-    ) -> Iterator[Floats]:
+    ) -> Iterator[tuple[Floats, Errors]]:
         if not self.sums_for_prefixes:
             for order, wanted in zip(orders, sizes, strict=True):
                 yield from self._dual_outputs(order, wanted)
@@ -247,9 +256,11 @@ class RidgeUtility(LinearUtility):
             places = flat_places(sizes[some], self.fold.n_rows)
             for first in range(0, len(places), self.block_size):
                 block = sums.take(places[first : first + self.block_size], axis=1)
-                yield self._outputs(self._solve(block))
+                yield self._outputs(self._solve(block)), {}
 
-    def _dual_outputs(self, order: NDArray[np.intp], sizes: NDArray[np.intp]) -> Iterator[Floats]:
+    def _dual_outputs(
+        self, order: NDArray[np.intp], sizes: NDArray[np.intp]
+    ) -> Iterator[tuple[Floats, Errors]]:
         """Yield the outputs of the prefixes of one order, see the class's formula."""
         readout, n_targets = self.readout[0], self.n_targets
         assert self._inner is not None
@@ -273,7 +284,7 @@ class RidgeUtility(LinearUtility):
             of_ones = np.cumsum(o[:, np.newaxis] * B, axis=0)[last] - readout[:, 0]
             outputs -= intercept[last].T[:, :, np.newaxis] * of_ones
         for first in range(0, len(sizes), self.block_size):
-            yield outputs[:, first : first + self.block_size]
+            yield outputs[:, first : first + self.block_size], {}
 
 
 class _Costs:
