@@ -1,5 +1,7 @@
 """Fixtures for the whole suite, and the one place that decides what a missing part means."""
 
+import concurrent.futures
+import contextlib
 import os
 import shutil
 import signal
@@ -7,6 +9,7 @@ import socket
 import subprocess
 import time
 
+import joblib
 import pytest
 
 REQUIRE_ALL = os.environ.get("SKDVL_REQUIRE_ALL") == "1"
@@ -104,3 +107,113 @@ def memcached_server(_session_memcached):
         _session_memcached.start()
     else:
         _session_memcached.cont()
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(skip_missing_part):
+    """Start a Ray cluster of two nodes of two processors each, once; this process is connected.
+
+    A test may add nodes and kill those. The first node is the head.
+    """
+    # to be set before Ray is imported: its raylets print each death of a worker to our stdout
+    os.environ["RAY_DEDUP_LOGS_SKIP_REGEX"] = ".*"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+        from ray.cluster_utils import Cluster
+    except ImportError:
+        skip_missing_part("Ray is not installed")
+    node = {"num_cpus": 2, "object_store_memory": 150_000_000, "include_dashboard": False}
+    cluster = Cluster(initialize_head=True, head_node_args=node)
+    cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    yield cluster
+    ray.shutdown()
+    cluster.shutdown()
+
+
+@pytest.fixture(scope="session")
+def dask_client(skip_missing_part):
+    """Start Dask with two worker processes, once; they come back when a test kills them."""
+    try:
+        from distributed import Client, LocalCluster
+    except ImportError:
+        skip_missing_part("dask.distributed is not installed")
+    with (
+        LocalCluster(
+            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+        ) as cluster,
+        Client(cluster) as client,
+    ):
+        yield client
+
+
+def _in_config(backend, **options):
+    return lambda get: joblib.parallel_config(backend=backend, n_jobs=2, **options)
+
+
+def _in_ray_joblib(get):
+    get("ray_cluster")
+    from ray.util.joblib import register_ray
+
+    register_ray()
+    return joblib.parallel_config(backend="ray", n_jobs=2)
+
+
+def _in_dask(get):
+    get("dask_client")
+    return joblib.parallel_config(backend="dask")
+
+
+def _on_executor(make, *needed):
+    @contextlib.contextmanager
+    def enter(get):
+        from skdvl.parallel import ExecutorBackend
+
+        with make(*(get(name) for name in needed)) as executor:
+            with joblib.parallel_config(backend=ExecutorBackend(executor), n_jobs=2):
+                yield
+
+    return enter
+
+
+def _ray_executor(cluster):
+    from skdvl.parallel import RayExecutor
+
+    return RayExecutor(2)
+
+
+# every way to run work: from its name to a context, given a function that gets a fixture
+_BACKENDS = {
+    "sequential": lambda get: joblib.parallel_config(backend="sequential", n_jobs=1),
+    "threading": _in_config("threading"),
+    "loky": _in_config("loky"),
+    "multiprocessing": _in_config("multiprocessing"),
+    "ThreadPoolExecutor": _on_executor(lambda: concurrent.futures.ThreadPoolExecutor(2)),
+    "ProcessPoolExecutor": _on_executor(lambda: concurrent.futures.ProcessPoolExecutor(2)),
+    "dask": _in_dask,
+    "dask executor": _on_executor(lambda client: client.get_executor(), "dask_client"),
+    "ray joblib": _in_ray_joblib,
+    "RayExecutor": _on_executor(_ray_executor, "ray_cluster"),
+}
+_MARKS = {
+    "dask": pytest.mark.dask,
+    "dask executor": pytest.mark.dask,
+    "ray joblib": pytest.mark.ray,
+    "RayExecutor": pytest.mark.ray,
+}
+
+
+@pytest.fixture
+def open_backend(request):
+    """Call with the name of a way to run work; returns the context in which it is in force."""
+    return lambda name: _BACKENDS[name](request.getfixturevalue)
+
+
+@pytest.fixture(
+    params=[pytest.param(name, marks=_MARKS.get(name, ())) for name in _BACKENDS],
+)
+def each_backend(request, open_backend):
+    """Run the test in each way to run work, with two workers; gives its name."""
+    with open_backend(request.param):
+        yield request.param
