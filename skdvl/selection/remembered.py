@@ -22,6 +22,13 @@ def _value(
 def fit_remembered(
     valuator: DataValuator, X: Any, y: Any, params: dict[str, Any], memory: Any
 ) -> DataValuator:
+    """Return a fitted clone of a valuator, from the memory if it has one.
+
+    Raises
+    ------
+    ValueError
+        If there is a memory, but the valuator draws anew in every fit.
+    """
     valuator = clone(valuator)
     memory = check_memory(memory)
     if getattr(memory, "location", None) is None:
