@@ -9,16 +9,27 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import marshal
 import platform
 import types
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NoReturn
 
 import numpy as np
 import scipy
 import sklearn
 from scipy import sparse
 from sklearn.base import BaseEstimator
+from sklearn.frozen import FrozenEstimator
+from threadpoolctl import threadpool_info
+
+from skdvl.utilities.code_content import (
+    class_parts,
+    function_parts,
+    is_made_inside,
+    module_parts,
+    name_of,
+)
 
 __all__ = ["FingerprintError", "fingerprint", "library_versions", "required_fingerprint"]
 
@@ -27,10 +38,15 @@ class FingerprintError(ValueError):
     """An object has no stable content, so that nothing computed with it can be kept."""
 
 
+@functools.lru_cache(maxsize=1)
 def library_versions() -> tuple[str, ...]:
     """Return the versions and the processor type on which the bits of a utility depend."""
+    # kernels of BLAS are chosen by processor, and sum in different orders
+    kernels = {
+        str(lib.get("architecture")) for lib in threadpool_info() if lib["user_api"] == "blas"
+    }
     versions = (sklearn.__version__, np.__version__, scipy.__version__)
-    return (*versions, platform.machine(), platform.processor())
+    return (*versions, platform.machine(), *sorted(kernels))
 
 
 def fingerprint(*objects: Any) -> bytes:
@@ -41,7 +57,8 @@ def fingerprint(*objects: Any) -> bytes:
     *objects : object
         Numbers, strings, containers, arrays, sparse matrices, frames, estimators (by class and
         parameters; frozen ones with what they have learned), functions defined at the top of a
-        module, instances of classes defined there. An object may have a method ``fingerprint``
+        module, instances of classes defined there. Own functions and classes count by their
+        code, those of libraries by name and version. An object may have a method ``fingerprint``
         that returns bytes: then that counts.
 
     Returns
@@ -65,7 +82,7 @@ def fingerprint(*objects: Any) -> bytes:
     digest = _Digest()
     for item in objects:
         digest.add(item)
-    return digest.hasher.digest()
+    return digest.result()
 
 
 def required_fingerprint(utility: Any) -> bytes:
@@ -89,14 +106,19 @@ def required_fingerprint(utility: Any) -> bytes:
 class _Digest:
     """A running digest; every piece is preceded by its kind and length."""
 
-    def __init__(self) -> None:
-        self.hasher = hashlib.blake2b(digest_size=16)
-        self.open: dict[int, int] = {}
+    def __init__(self, open_items: dict[int, int] | None = None) -> None:
+        # most processors compute it faster than any other digest of the standard library
+        self.hasher = hashlib.sha256()
+        self.open = {} if open_items is None else open_items
+        self.with_learned = False
 
     def piece(self, kind: str, content: bytes | memoryview) -> None:
         size = content.nbytes if isinstance(content, memoryview) else len(content)
         self.hasher.update(f"{kind}:{size}:".encode())
         self.hasher.update(content)
+
+    def result(self) -> bytes:
+        return self.hasher.digest()[:16]
 
     def add(self, item: Any) -> None:
         if id(item) in self.open:
@@ -109,104 +131,166 @@ class _Digest:
             del self.open[id(item)]
 
     def _add(self, item: Any) -> None:
-        if item is None or isinstance(item, (bool, int, float, complex, str)):
-            self.piece(type(item).__name__, repr(item).encode())
-        elif isinstance(item, bytes):
-            self.piece("bytes", item)
-        elif isinstance(item, np.ndarray):
-            self._add_array(item)
-        elif isinstance(item, (np.generic, np.dtype)):
-            self.piece(type(item).__name__, repr(item).encode())
-        elif isinstance(item, (list, tuple)):
-            self.piece(type(item).__name__, str(len(item)).encode())
-            for part in item:
-                self.add(part)
-        elif isinstance(item, (dict, set, frozenset)):
-            self._add_unordered(item)
-        elif sparse.issparse(item):
+        for kinds, add in _BY_TYPE:
+            if isinstance(item, kinds):
+                add(self, item)
+                return
+        if sparse.issparse(item):
             self._add_sparse(item)
-        elif hasattr(item, "fingerprint") and not isinstance(item, type):
+        elif hasattr(item, "fingerprint"):
             self.piece("own", bytes(item.fingerprint() or self._refuse(item)))
         elif hasattr(item, "columns") and hasattr(item, "dtypes"):
             self._add_frame(item)
-        elif isinstance(item, (types.FunctionType, types.MethodType, functools.partial)):
-            self._add_callable(item)
-        elif isinstance(item, (type, types.BuiltinFunctionType, np.ufunc)):
-            self.piece("name", _name_of(item).encode())
-        elif isinstance(item, BaseEstimator) and type(item).__name__ != "FrozenEstimator":
-            self.piece("estimator", _name_of(type(item)).encode())
-            self.add(item.get_params(deep=False))
+        elif hasattr(item, "dtype") and hasattr(item, "to_numpy"):
+            self._add_column(item)
+        elif isinstance(item, BaseEstimator) and not self.with_learned:
+            self._add_estimator(item)
         else:
             self._add_object(item)
 
-    def _add_array(self, array: np.ndarray[Any, Any]) -> None:
-        if array.dtype.hasobject:
-            self.piece("objects", str(array.shape).encode())
-            self.add(array.ravel().tolist())
-            return
-        self.piece("array", f"{array.dtype.str}{array.shape}".encode())
-        contiguous = np.ascontiguousarray(array)
-        self.piece("data", memoryview(contiguous.reshape(-1).view(np.uint8)))
+    def _add_text(self, item: Any) -> None:
+        self.piece(type(item).__name__, repr(item).encode())
+
+    def _add_bytes(self, item: bytes) -> None:
+        self.piece("bytes", item)
+
+    def _add_sequence(self, items: Sequence[Any]) -> None:
+        self.piece(type(items).__name__, str(len(items)).encode())
+        for part in items:
+            self.add(part)
 
     def _add_unordered(self, items: Any) -> None:
         parts = items.items() if isinstance(items, dict) else ((part, None) for part in items)
-        digests = sorted(fingerprint(key, value) for key, value in parts)
-        self.piece(type(items).__name__, b"".join(digests))
+        digests = []
+        for part in parts:
+            digest = _Digest(self.open)
+            digest.with_learned = self.with_learned
+            digest.add(part)
+            digests.append(digest.result())
+        self.piece(type(items).__name__, b"".join(sorted(digests)))
+
+    def _add_array(self, array: np.ndarray[Any, Any]) -> None:
+        if type(array) not in (np.ndarray, np.memmap):  # a masked array is more than its numbers
+            self._add_object(array)
+            return
+        # Models may differ in the last bit by the order in memory.
+        is_fortran = array.flags.f_contiguous and not array.flags.c_contiguous
+        self.piece("array", f"{array.dtype}{array.shape}{is_fortran}".encode())
+        if array.dtype.names:  # between the fields there may be rubbish
+            for name in array.dtype.names:
+                self.add(array[name])
+        elif array.dtype.hasobject:
+            self._add_items(array.ravel().tolist())
+        else:
+            flat = np.ascontiguousarray(array.T if is_fortran else array).reshape(-1)
+            self.piece("data", memoryview(flat.view(np.uint8)))  # type: ignore[arg-type]
+
+    def _add_items(self, items: list[Any]) -> None:
+        """Digest a long list of mostly texts or other plain items at once."""
+        texts = [item for item in items if type(item) is str]
+        joined = "\0".join(texts)
+        if joined.count("\0") == max(0, len(texts) - 1):
+            self.piece(f"{len(texts)} texts", joined.encode(errors="surrogatepass"))
+        else:
+            self.piece("marked texts", marshal.dumps(texts, 0))
+        if len(texts) == len(items):
+            return
+        others = [(j, item) for j, item in enumerate(items) if type(item) is not str]
+        plain = [(j, item) for j, item in others if type(item) in _PLAIN]
+        self.piece("plain", marshal.dumps(plain, 0))  # version 0 does not depend on identities
+        known: dict[int, bytes] = {}
+        for position, item in others:
+            if type(item) not in _PLAIN:
+                if id(item) not in known:  # often one and the same NA
+                    known[id(item)] = fingerprint(item)
+                self.piece(str(position), known[id(item)])
 
     def _add_sparse(self, matrix: Any) -> None:
-        rows = matrix.tocsr(copy=True)
-        rows.sum_duplicates()
-        self.add(("sparse", rows.shape, rows.data, rows.indices, rows.indptr))
+        kept = matrix if matrix.format in ("csr", "csc") else matrix.tocsr()
+        if not kept.has_canonical_format:
+            kept = kept.copy()
+            kept.sum_duplicates()
+        parts = (matrix.format, kept.shape, kept.data, kept.indices, kept.indptr)
+        self.add(("sparse", type(matrix), *parts))
 
     def _add_frame(self, frame: Any) -> None:
-        names = [str(name) for name in frame.columns]
-        self.piece("frame", repr(names).encode())
-        for name in frame.columns:
-            column = frame[name]
-            self.piece("dtype", str(column.dtype).encode())
+        self.piece("frame", repr((type(frame).__module__, list(frame.columns))).encode())
+        dtypes = set(frame.dtypes)
+        if len(dtypes) == 1 and isinstance(dtypes.pop(), np.dtype):
+            self.add(frame.to_numpy())
+            return
+        # by position: names may repeat
+        in_turn = hasattr(frame, "iter_columns")
+        for column in frame.iter_columns() if in_turn else (c for _, c in frame.items()):
+            self._add_column(column)
+
+    def _add_column(self, column: Any) -> None:
+        self.piece("column", str(column.dtype).encode())
+        categories = getattr(column.dtype, "categories", None)
+        if categories is None or not hasattr(column, "cat"):
             self.add(column.to_numpy())
-
-    def _add_callable(self, item: Any) -> None:
-        if isinstance(item, functools.partial):
-            self.add(("partial", item.func, item.args, item.keywords))
-        elif isinstance(item, types.MethodType):
-            self.add(("method", item.__func__, item.__self__))
+        elif hasattr(column.cat, "codes"):
+            self.add((column.cat.ordered, list(categories), column.cat.codes.to_numpy()))
         else:
-            if item.__closure__ or "<" in item.__qualname__:
-                self._refuse(item)
-            self.piece("function", _name_of(item).encode())
-            self._add_code(item.__code__)
-            self.add(item.__defaults__)
-            self.add(item.__kwdefaults__)
+            self.add((list(categories), column.to_physical().to_numpy()))
 
-    def _add_code(self, code: types.CodeType) -> None:
-        self.piece("code", code.co_code)
-        self.piece("names", repr(code.co_names).encode())
-        for constant in code.co_consts:
-            if isinstance(constant, types.CodeType):
-                self._add_code(constant)
+    def _add_function(self, item: types.FunctionType) -> None:
+        if is_made_inside(item):
+            self._refuse(item)
+        self.add(("function", function_parts(item)))
+
+    def _add_method(self, item: types.MethodType) -> None:
+        self.add(("method", item.__func__, item.__self__))
+
+    def _add_partial(self, item: functools.partial[Any]) -> None:
+        self.add(("partial", item.func, item.args, item.keywords))
+
+    def _add_builtin(self, item: types.BuiltinFunctionType) -> None:
+        if isinstance(item.__self__, (types.ModuleType, type, types.NoneType)):
+            self.piece("builtin", name_of(item).encode())
+        else:
+            self.add(("method", item.__name__, item.__self__))
+
+    def _add_name(self, item: Any) -> None:
+        self.piece("name", name_of(item).encode())
+
+    def _add_module(self, item: types.ModuleType) -> None:
+        self.add(("module", *module_parts(item)))
+
+    def _add_class(self, kind: type) -> None:
+        self.add(("class", class_parts(kind)))
+
+    def _add_estimator(self, item: BaseEstimator) -> None:
+        self.piece("estimator", b"")
+        self.add(type(item))
+        self.with_learned = isinstance(item, FrozenEstimator)
+        try:
+            if self.with_learned:
+                self._add_object(item)
             else:
-                self.add(constant)
+                self.add(item.get_params(deep=False))
+        finally:
+            self.with_learned = False
 
     def _add_object(self, item: Any) -> None:
         kind = type(item)
         if "<" in kind.__qualname__:
             self._refuse(item)
         try:
-            reduced = item.__reduce_ex__(2)
-        except TypeError:
+            reduced = item.__reduce_ex__(4)
+        except MemoryError:
+            raise
+        except Exception:  # an object says in many ways that it cannot be pickled
             self._refuse(item)
-        self.piece("object", _name_of(kind).encode())
+        self.piece("object", b"")
+        self.add(kind)
         if isinstance(reduced, str):
-            self.piece("global", reduced.encode())
-        else:
-            maker, arguments, *rest = reduced
-            self.piece("maker", _name_of(maker).encode())
-            self.add(arguments)
-            for state in rest:
-                self.add(list(state) if _is_iterator(state) else state)
+            self.piece("global", f"{getattr(item, '__module__', '')}.{reduced}".encode())
+            return
+        for state in reduced:
+            self.add(list(state) if isinstance(state, Iterator) else state)
 
-    def _refuse(self, item: Any) -> bytes:
+    def _refuse(self, item: Any) -> NoReturn:
         raise FingerprintError(
             f"{item!r} has no stable content, so its utilities can be neither cached nor "
             "checkpointed. Define it at the top of a module instead of as a lambda or inside a "
@@ -215,10 +299,19 @@ class _Digest:
         )
 
 
-def _is_iterator(item: Any) -> bool:
-    return hasattr(item, "__next__")
-
-
-def _name_of(item: Callable[..., Any] | type | np.ufunc) -> str:
-    module = getattr(item, "__module__", "")
-    return f"{module}.{getattr(item, '__qualname__', getattr(item, '__name__', repr(item)))}"
+_PLAIN = frozenset((type(None), bool, int, float, complex, bytes))
+_BY_TYPE: tuple[tuple[Any, Callable[[_Digest, Any], None]], ...] = (
+    ((bool, int, float, complex, str, type(None), type(Ellipsis)), _Digest._add_text),
+    (bytes, _Digest._add_bytes),
+    (np.ndarray, _Digest._add_array),
+    ((np.generic, np.dtype), _Digest._add_text),
+    ((list, tuple), _Digest._add_sequence),
+    ((dict, set, frozenset), _Digest._add_unordered),
+    (types.FunctionType, _Digest._add_function),
+    (types.MethodType, _Digest._add_method),
+    (types.BuiltinFunctionType, _Digest._add_builtin),
+    (np.ufunc, _Digest._add_name),
+    (functools.partial, _Digest._add_partial),
+    (types.ModuleType, _Digest._add_module),
+    (type, _Digest._add_class),
+)

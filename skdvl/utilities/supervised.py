@@ -7,7 +7,7 @@ empty coalition, for groups and for coalitions on which the model fails live her
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections import OrderedDict
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -48,7 +48,7 @@ class FallbackRule:
         self.judge = judge
         self.empty_score = empty_score
         self.error_score = error_score
-        self._remembered: OrderedDict[bytes, float] = OrderedDict()
+        self._remembered: dict[bytes, float] = {}
 
     def empty(self) -> float:
         """Return u(∅)."""
@@ -93,17 +93,18 @@ class FallbackRule:
         n_classes = len(fold.classes)
         counts = np.bincount(fold.codes[rows], minlength=n_classes)
         key = counts.tobytes()
-        if key not in self._remembered:
+        score = self._remembered.get(key)
+        if score is None:
             prior = np.bincount(fold.codes, minlength=n_classes) / fold.n_rows
             proba = (counts + prior) / (counts.sum() + 1)
             score = self.judge.judge_constant(proba)
             if len(self._remembered) >= _N_REMEMBERED:
                 self._remembered.clear()
             self._remembered[key] = score
-        return self._remembered[key]
+        return score
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_remembered": OrderedDict()}
+        return {**self.__dict__, "_remembered": {}}
 
 
 class SupervisedUtility(Utility):
@@ -128,7 +129,11 @@ class SupervisedUtility(Utility):
         self.n_players = fold.n_players
 
     def fingerprint(self) -> bytes:
-        """Digest all that decides the utilities."""
+        """Digest all that decides the utilities, once."""
+        return self._fingerprint
+
+    @cached_property
+    def _fingerprint(self) -> bytes:
         fold, rule = self.fold, self.fallback
         data = (fold.X, fold.y, fold.X_val, fold.y_val, fold.classes, fold.player_of_row)
         scorer = (self.judge.scorer, self.judge.own_score)
