@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,30 +16,32 @@ Floats = NDArray[np.float64]
 _ROUNDED = 1e-11
 
 
-def best_class(scores: Floats) -> NDArray[Any]:
+def best_class(scores: Iterator[Floats], n_classes: int) -> NDArray[Any]:
     """Return the first of the classes with the greatest score.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_classes, n_models, n_val)
-        Not NaN. Overwritten.
+    scores : iterator of ndarray of shape (n_models, n_val)
+        By class, not NaN. The first one is overwritten.
+    n_classes : int
     """
-    codes = np.zeros(scores.shape[1:], dtype=np.int8 if len(scores) < 128 else np.intp)
-    best = scores[0]
-    # argmax along the first axis walks in strides and takes three times as long
-    for code in range(1, len(scores)):
-        np.copyto(codes, code, where=scores[code] > best)
-        np.maximum(best, scores[code], out=best)
+    # class by class: argmax over stacked scores takes three times as long
+    best = next(scores)
+    codes = np.zeros(best.shape, dtype=np.int8 if n_classes < 128 else np.intp)
+    for code, score in enumerate(scores, start=1):
+        np.copyto(codes, code, where=score > best)
+        np.maximum(best, score, out=best)
     return codes
 
 
-def predict_from_scores(scores: Floats, response: str) -> NDArray[Any]:
+def predict_from_scores(scores: Iterator[Floats], n_classes: int, response: str) -> NDArray[Any]:
     """Predict from log-likelihoods, up to a constant per row.
 
     Parameters
     ----------
-    scores : ndarray of shape (n_classes, n_models, n_val)
-        Minus infinity for classes that a model has not seen. Overwritten.
+    scores : iterator of ndarray of shape (n_models, n_val)
+        By class; minus infinity for classes that a model has not seen. The first is overwritten.
+    n_classes : int
     response : {"predict", "predict_proba"}
 
     Returns
@@ -46,11 +49,12 @@ def predict_from_scores(scores: Floats, response: str) -> NDArray[Any]:
     ndarray of shape (n_models, n_val) or (n_models, n_val, n_classes)
     """
     if response == "predict":
-        return best_class(scores)
-    scores -= scores.max(axis=0)
-    np.exp(scores, out=scores)
-    scores /= scores.sum(axis=0)
-    return np.moveaxis(scores, 0, 2)
+        return best_class(scores, n_classes)
+    stacked = np.stack(list(scores))
+    stacked -= stacked.max(axis=0)
+    np.exp(stacked, out=stacked)
+    stacked /= stacked.sum(axis=0)
+    return np.moveaxis(stacked, 0, 2)
 
 
 def predict_from_difference(difference: Floats, response: str) -> NDArray[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
@@ -30,6 +31,7 @@ Floats = NDArray[np.float64]
 
 _ROWS_AT_ONCE = 1024
 _CACHE_BYTES = 2**22
+_WALK_BYTES = 2**25
 
 
 class _Prepared(NamedTuple):
@@ -52,11 +54,15 @@ class ClassSumsUtility(IncrementalUtility):
     along an order the sums are cumulative, for arbitrary coalitions they are a matrix product.
     Another matrix product gives the scores.
 
-    Subclasses implement `_row_statistics`, `_features` and `_coefficients`, and perhaps
-    `_digest` and `_refusals`.
+    Subclasses implement `_row_statistics`, `_features` and `_digest`; then, if a class's scores
+    depend on its own rows only, but for a number that is added, `_additions`, or else
+    `_coefficients`; and perhaps `_refusals`.
 
     Attributes
     ----------
+    is_separable : bool
+        Whether a class's scores depend on its own rows only, but for a number that is added.
+        Along an order they are then computed once for each row instead of for each prefix.
     present : ndarray of int, shape (n_present,)
         Codes of the classes that the fold's training rows have.
     members : list of ndarray of int
@@ -66,6 +72,7 @@ class ClassSumsUtility(IncrementalUtility):
     responses: ClassVar[tuple[str, ...]] = ("predict", "predict_proba")
     has_cheap_prefixes = True
     pads_blocks: ClassVar[bool] = False
+    is_separable: bool = False
     block_size: int = 256
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
@@ -91,6 +98,33 @@ class ClassSumsUtility(IncrementalUtility):
         """Return the features that scores are linear in, the last one 1: (n_val, n_features)."""
 
     @abstractmethod
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return what class k contributes, from its count (...) and sums (..., n_statistics).
+
+        Along an order a class's sums change only at its own rows, so what is done here is done
+        once for each of them. Of separable classes the first ``n_features`` numbers of a digest
+        are finite coefficients of the scores, and the rest goes to `_additions`.
+        """
+
+    def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        """Return what is added to the scores of separable classes.
+
+        Parameters
+        ----------
+        counts : ndarray of shape (n_present, n_sets)
+            Rows of each class in each set.
+        rests : list of ndarray of shape (n_sets, ...)
+            The digests without the coefficients, by class.
+
+        Returns
+        -------
+        additions : ndarray of shape (n_present, n_sets)
+            Minus infinity for classes without rows.
+        doubtful : ndarray of bool, shape (n_sets,)
+            Sets for which rounding may show; they are refitted.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no separable classes")
+
     def _coefficients(
         self, counts: Floats, digests: list[Floats]
     ) -> tuple[list[Floats], NDArray[np.bool_]]:
@@ -101,7 +135,7 @@ class ClassSumsUtility(IncrementalUtility):
         counts : ndarray of shape (n_present, n_sets)
             Rows of each class in each set.
         digests : list of ndarray of shape (n_sets, ...)
-            What `_digest` makes of the statistics' sums, by class.
+            What `_digest` makes of the statistics' sums, by class. May be overwritten.
 
         Returns
         -------
@@ -110,17 +144,17 @@ class ClassSumsUtility(IncrementalUtility):
         doubtful : ndarray of bool, shape (n_sets,)
             Sets for which rounding may show; they are refitted.
         """
+        n_features = len(self._prepared().features)
+        additions, doubtful = self._additions(counts, [d[:, n_features:] for d in digests])
+        coefficients = []
+        for digest, addition in zip(digests, additions, strict=True):
+            made = digest[:, :n_features]
+            made[:, -1] += addition
+            coefficients.append(made)
+        return coefficients, doubtful
 
-    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
-        """Return what class k contributes, from its count (...) and sums (..., n_statistics).
-
-        Along an order a class's sums change only at its own rows, so what is done here is done
-        once for each of them instead of once for each prefix.
-        """
-        return sums
-
-    def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
-        """Return the sets that the estimator refuses, by position."""
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
+        """Return the sets that the estimator refuses, by position; arguments as `_additions`'."""
         return {}
 
     # --- the two doors ---------------------------------------------------------------------------
@@ -133,7 +167,7 @@ class ClassSumsUtility(IncrementalUtility):
             chosen = rows[:, members].astype(np.float64)
             counts[k] = chosen.sum(axis=1)
             digests.append(self._digest(k, counts[k], blocked_matmul(chosen, tables[k])))
-        return self._respond(counts, digests, response)
+        return self._respond_by_coefficients(counts, digests, response)
 
     def _score_prefixes(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
@@ -141,7 +175,9 @@ class ClassSumsUtility(IncrementalUtility):
         n_sizes = sizes.shape[1]
         scores = np.empty(sizes.shape)
         errors: PrefixErrors = {}
-        bytes_per_order = 8 * self.fold.n_rows * self._prepared().tables[0].shape[1]
+        tables, features, _, _ = self._prepared()
+        widest = max(tables[0].shape[1], features.shape[1] if self._walks_scores() else 0)
+        bytes_per_order = 8 * self.fold.n_rows * widest
         at_once = max(1, min(_ROWS_AT_ONCE // max(n_sizes, 1), _CACHE_BYTES // bytes_per_order))
         for start in range(0, len(orders), at_once):
             group = slice(start, start + at_once)
@@ -155,22 +191,31 @@ class ClassSumsUtility(IncrementalUtility):
     ) -> tuple[Floats, Errors]:
         """Score prefixes of a few orders, one order after the other."""
         n_orders, n_sizes = sizes.shape
-        counts, tables, at = [], [], []
+        counts, digests, at = [], [], []
         for k in range(len(self.members)):
             count, digest = self._walk(k, orders)
             reached = np.take_along_axis(count, sizes, axis=1)
             counts.append(reached.ravel())
             at.append((reached + len(digest) // n_orders * np.arange(n_orders)[:, None]).ravel())
-            tables.append(digest)
+            digests.append(digest)
         all_counts = np.array(counts, dtype=np.float64)
+        walked = None
+        if self._walks_scores():
+            features = self._prepared().features
+            walked = [blocked_matmul(digest[:, : len(features)], features) for digest in digests]
+            digests = [digest[:, len(features) :] for digest in digests]
         scores = np.empty(n_orders * n_sizes)
         errors: Errors = {}
         for start in range(0, len(scores), self.block_size):
             block = slice(start, start + self.block_size)
-            digests = [table[index[block]] for table, index in zip(tables, at, strict=True)]
-            predictions, failed = self._respond(all_counts[:, block], digests, self.response)
-            scores[block] = self._judge(predictions, failed)
-            errors.update({start + j: error for j, error in failed.items()})
+            some = [digest[index[block]] for digest, index in zip(digests, at, strict=True)]
+            if walked is None:
+                found = self._respond_by_coefficients(all_counts[:, block], some, self.response)
+            else:
+                own = (table[index[block]] for table, index in zip(walked, at, strict=True))
+                found = self._respond_by_scores(all_counts[:, block], own, some)
+            scores[block] = self._judge(*found)
+            errors.update({start + j: error for j, error in found[1].items()})
 
         def rows_of(j: int) -> NDArray[np.bool_]:
             order, size = divmod(j, n_sizes)
@@ -204,26 +249,59 @@ class ClassSumsUtility(IncrementalUtility):
 
     # --- from coefficients to predictions ------------------------------------------------------
 
-    def _respond(
+    def _walks_scores(self) -> bool:
+        """Tell whether scores are computed once for each row of an order and kept meanwhile."""
+        n_kept = (self.fold.n_rows + len(self.members)) * len(self.X_val)
+        return self.is_separable and 8 * n_kept <= _WALK_BYTES
+
+    def _respond_by_coefficients(
         self, counts: Floats, digests: list[Floats], response: str
     ) -> tuple[NDArray[Any], Errors]:
+        features = self._prepared().features
+        n_coefficients = len(features) if self.is_separable else 0
+        errors = self._refusals(counts, [digest[:, n_coefficients:] for digest in digests])
         coefficients, doubtful = self._coefficients(counts, digests)
-        _, features, copies, _ = self._prepared()
         if len(coefficients) == 2:
             difference = blocked_matmul(coefficients[1] - coefficients[0], features)
             predictions = predict_from_difference(difference, response)
         else:
-            scores = np.stack([blocked_matmul(c, features) for c in coefficients])
-            predictions = predict_from_scores(scores, response)
-        rounded = has_rounded_ranks(predictions) if self._ranks else False
-        if copies is not None:
-            predictions = predictions[:, copies]
-        errors = self._refusals(counts, digests)
+            scores = (blocked_matmul(c, features) for c in coefficients)
+            predictions = predict_from_scores(scores, len(coefficients), response)
+        return self._finish(predictions, counts, doubtful, errors, response)
+
+    def _respond_by_scores(
+        self, counts: Floats, own: Iterator[Floats], rests: list[Floats]
+    ) -> tuple[NDArray[Any], Errors]:
+        """Predict from the classes' own scores, (n_sets, n_val) each, which are overwritten."""
+        errors = self._refusals(counts, rests)
+        additions, doubtful = self._additions(counts, rests)
+        if len(self.members) == 2:
+            difference = -next(own)
+            difference += next(own)
+            difference += (additions[1] - additions[0])[:, np.newaxis]
+            predictions = predict_from_difference(difference, self.response)
+        else:
+            scores = _add_to_each(own, additions)
+            predictions = predict_from_scores(scores, len(self.members), self.response)
+        return self._finish(predictions, counts, doubtful, errors, self.response)
+
+    def _finish(
+        self,
+        predictions: NDArray[Any],
+        counts: Floats,
+        doubtful: NDArray[np.bool_],
+        errors: Errors,
+        response: str,
+    ) -> tuple[NDArray[Any], Errors]:
+        """Mark what is doubtful, and give predictions for all validation rows and classes."""
+        copies = self._prepared().copies
         alone = (counts > 0).sum(axis=0) == 1
         if response == "predict":
-            doubtful &= ~alone  # whatever its score is, the only class wins
-        else:
-            doubtful |= rounded & ~alone
+            doubtful = doubtful & ~alone  # whatever its score is, the only class wins
+        elif self._ranks:
+            doubtful = doubtful | (has_rounded_ranks(predictions) & ~alone)
+        if copies is not None:
+            predictions = predictions[:, copies]
         for j in np.flatnonzero(doubtful).tolist():
             errors.setdefault(j, DOUBTFUL)
         return self._spread(predictions, response), errors
@@ -260,3 +338,9 @@ class ClassSumsUtility(IncrementalUtility):
         state = self.__dict__.copy()
         state.pop("_prepared_data", None)
         return state
+
+
+def _add_to_each(scores: Iterator[Floats], additions: Floats) -> Iterator[Floats]:
+    for score, addition in zip(scores, additions, strict=True):
+        score += addition[:, np.newaxis]
+        yield score

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from numbers import Real
 from typing import Any, ClassVar
 
@@ -32,6 +31,8 @@ _TABLE_BYTES = 2**26
 class _DiscreteNBUtility(NaiveBayesUtility):
     """Base of the four: logarithms of each class's smoothed counts."""
 
+    is_separable = True
+
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
         super().__init__(estimator, fold, judge, fallback)
         alpha = np.asarray(estimator.alpha, dtype=np.float64)
@@ -45,35 +46,17 @@ class _DiscreteNBUtility(NaiveBayesUtility):
     def _features(self, X: Floats) -> Floats:
         return np.concatenate([X, np.ones((len(X), 1))], axis=1)
 
-    def _coefficients(
-        self, counts: Floats, digests: list[Floats]
-    ) -> tuple[list[Floats], NDArray[np.bool_]]:
-        log_priors = self._log_priors(counts)
-        together = self._together(digests)
-        doubtful = np.zeros(counts.shape[1], dtype=bool)
-        coefficients = []
-        for count, sums, log_prior in zip(counts, digests, log_priors, strict=True):
-            weights, constant = self._weights(count, sums, together)
-            made = np.empty((len(weights), weights.shape[1] + 1))
-            made[:, :-1] = weights
-            made[:, -1] = constant
-            # without smoothing logarithms of 0 arise, and then NaN from 0 · inf
-            odd = ~np.isfinite(made.sum(axis=1))
-            made[odd] = 0
-            doubtful |= odd & (count > 0)
-            made[:, -1] += log_prior
-            coefficients.append(made)
-        return coefficients, doubtful
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return weights, constant, and whether they are not finite; then zeros stand for them."""
+        weights, constant = self._weights(count, sums)
+        return _checked(weights, constant, count)
 
-    def _together(self, digests: list[Floats]) -> Floats | None:
-        """Return what the weights need of all classes."""
-        return None
-
-    @abstractmethod
-    def _weights(
-        self, count: Floats, sums: Floats, together: Floats | None
-    ) -> tuple[Floats, Floats | float]:
+    def _weights(self, count: Floats, sums: Floats) -> tuple[Floats, Floats | float]:
         """Return a class's weights of the features, and its constant without the prior."""
+        raise NotImplementedError
+
+    def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        return self._log_priors(counts), np.any([rest[:, 0] > 0 for rest in rests], axis=0)
 
 
 class MultinomialNBUtility(_DiscreteNBUtility):
@@ -97,11 +80,9 @@ class MultinomialNBUtility(_DiscreteNBUtility):
             MultinomialNB(alpha=[1, 2, 0.5, 1, 1, 3]),
         ]
 
-    def _weights(
-        self, count: Floats, sums: Floats, together: Floats | None
-    ) -> tuple[Floats, Floats | float]:
+    def _weights(self, count: Floats, sums: Floats) -> tuple[Floats, Floats | float]:
         smoothed = sums + self.alpha
-        return np.log(smoothed) - np.log(smoothed.sum(axis=1, keepdims=True)), 0.0
+        return np.log(smoothed) - np.log(smoothed.sum(axis=-1, keepdims=True)), 0.0
 
 
 class ComplementNBUtility(_DiscreteNBUtility):
@@ -109,6 +90,7 @@ class ComplementNBUtility(_DiscreteNBUtility):
 
     engine: ClassVar[str] = "complement_nb"
     serves = ("ComplementNB",)
+    is_separable = False
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
         super().__init__(estimator, fold, judge, fallback)
@@ -131,20 +113,27 @@ class ComplementNBUtility(_DiscreteNBUtility):
     def _log_priors(self, counts: Floats) -> Floats:
         return np.where(counts > 0, 0.0, -np.inf)  # the estimator makes no use of them
 
-    def _together(self, digests: list[Floats]) -> Floats | None:
-        return np.sum(digests, axis=0)
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        return sums
 
-    def _weights(
-        self, count: Floats, sums: Floats, together: Floats | None
-    ) -> tuple[Floats, Floats | float]:
-        total = np.asarray(together)
-        others = total + self.alpha - sums
-        if not self.is_whole:  # differences of rounded sums: too small ones have too few digits
-            others = np.where(others < _LEAST_SHARE * total, np.nan, others)
-        logs = np.log(others / others.sum(axis=1, keepdims=True))
-        if self.estimator.norm:
-            return logs / logs.sum(axis=1, keepdims=True), 0.0
-        return -logs, 0.0
+    def _coefficients(
+        self, counts: Floats, digests: list[Floats]
+    ) -> tuple[list[Floats], NDArray[np.bool_]]:
+        total = np.sum(digests, axis=0)
+        doubtful = np.zeros(counts.shape[1], dtype=bool)
+        coefficients = []
+        for count, sums, log_prior in zip(counts, digests, self._log_priors(counts), strict=True):
+            others = total + self.alpha - sums
+            if not self.is_whole:  # differences of rounded sums: small ones have too few digits
+                others = np.where(others < _LEAST_SHARE * total, np.nan, others)
+            weights = -np.log(others / others.sum(axis=1, keepdims=True))
+            if self.estimator.norm:
+                weights /= weights.sum(axis=1, keepdims=True)
+            made = _checked(weights, 0.0, count)
+            doubtful |= made[:, -1] > 0
+            made[:, -2] += log_prior
+            coefficients.append(made[:, :-1])
+        return coefficients, doubtful
 
 
 class BernoulliNBUtility(_DiscreteNBUtility):
@@ -187,13 +176,11 @@ class BernoulliNBUtility(_DiscreteNBUtility):
         threshold = self.estimator.binarize
         return X if threshold is None else np.where(threshold < X, 1.0, 0.0)
 
-    def _weights(
-        self, count: Floats, sums: Floats, together: Floats | None
-    ) -> tuple[Floats, Floats | float]:
-        present = np.log(sums + self.alpha) - np.log(count + 2 * self.alpha)[:, np.newaxis]
+    def _weights(self, count: Floats, sums: Floats) -> tuple[Floats, Floats | float]:
+        present = np.log(sums + self.alpha) - np.log(count + 2 * self.alpha)[..., np.newaxis]
         # log(count - sums + alpha) has more digits, but scikit-learn's are these
         absent = np.log(1 - np.exp(present))
-        return present - absent, absent.sum(axis=1)
+        return present - absent, absent.sum(axis=-1)
 
 
 class CategoricalNBUtility(_DiscreteNBUtility):
@@ -261,29 +248,53 @@ class CategoricalNBUtility(_DiscreteNBUtility):
     def _features(self, X: Floats) -> Floats:
         return super()._features((X[:, self.columns] == self.values).astype(np.float64))
 
-    def _together(self, digests: list[Floats]) -> Floats | None:
-        """Return the number of categories of each column, shape (n_sets, n_columns)."""
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Add to the base's digest: which values are reached."""
         n_known = len(self.values)
-        reached = np.sum([digest[:, n_known:] for digest in digests], axis=0) > 0
+        own = super()._digest(k, count, sums[..., :n_known])
+        return np.concatenate([own, sums[..., n_known:]], axis=-1)
+
+    def _weights(self, count: Floats, sums: Floats) -> tuple[Floats, Floats | float]:
+        return np.log(sums + self.alpha), 0.0
+
+    def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        additions, doubtful = super()._additions(counts, rests)
+        smoothing = self.alpha * self._n_categories(rests)
+        for count, addition in zip(counts, additions, strict=True):
+            addition -= np.log(np.maximum(count, 1)[:, np.newaxis] + smoothing).sum(axis=1)
+        return additions, doubtful
+
+    def _n_categories(self, rests: list[Floats]) -> Floats:
+        """Return how many categories the sets know, shape (n_sets, n_columns)."""
+        reached = np.sum([rest[:, 1:] for rest in rests], axis=0) > 0
         n_categories = np.maximum.reduceat(
             np.where(reached, self.reach_values + 1, 0), self.reach_starts, axis=1
         )
         least = self.estimator.min_categories
         return n_categories if least is None else np.maximum(n_categories, least)
 
-    def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
-        errors = super()._refusals(counts, digests)
-        unknown = (self._together(digests) < self.needed).any(axis=1)
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
+        errors = super()._refusals(counts, rests)
+        unknown = (self._n_categories(rests) < self.needed).any(axis=1)
         for j in np.flatnonzero(unknown).tolist():
             errors.setdefault(j, "IndexError: a category of the validation rows is out of bounds")
         return errors
 
-    def _weights(
-        self, count: Floats, sums: Floats, together: Floats | None
-    ) -> tuple[Floats, Floats | float]:
-        weights = np.log(sums[:, : len(self.values)] + self.alpha)
-        totals = count[:, np.newaxis] + self.alpha * np.asarray(together)
-        return weights, -np.log(totals).sum(axis=1)
+
+def _checked(weights: Floats, constant: Floats | float, count: Floats) -> Floats:
+    """Join weights, constant, and 1 where these are not finite, which makes them 0.
+
+    Without smoothing logarithms of 0 arise, and then scikit-learn's NaN from 0 · inf.
+    """
+    n_weights = weights.shape[-1]
+    joined = np.empty((*weights.shape[:-1], n_weights + 2))
+    joined[..., :n_weights] = weights
+    joined[..., n_weights] = constant
+    joined[..., n_weights + 1] = 0
+    odd = ~np.isfinite(joined.sum(axis=-1))
+    joined[odd] = 0
+    joined[..., n_weights + 1] = odd & (count > 0)
+    return joined
 
 
 def _why_not_counts(estimator: Any, fold: Fold) -> str | None:

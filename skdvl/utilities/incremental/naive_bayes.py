@@ -39,7 +39,7 @@ class NaiveBayesUtility(ClassSumsUtility):
             return np.log(counts / counts.sum(axis=0))
         return np.where(counts > 0, 0.0, -np.inf)
 
-    def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
         if _given_priors(self.estimator) is None:
             return {}
         missing = np.flatnonzero((counts == 0).any(axis=0))

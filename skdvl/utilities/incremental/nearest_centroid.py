@@ -41,7 +41,10 @@ class NearestCentroidUtility(ClassSumsUtility):
         self.is_whole = whole_columns(self.X)
         self.ranges = np.ptp(self.X, axis=0)
         self.is_scaled = self.response != "predict" or not _has_uniform_priors(estimator)
-        self.needs_spread = self.is_scaled or bool(estimator.shrink_threshold)
+        self.is_separable = not (self.is_scaled or estimator.shrink_threshold)
+        # centroids that differ have different projections on a direction taken at random
+        direction = np.random.default_rng(0).normal(size=self.X.shape[1])
+        self.direction = direction / np.where(self.ranges > 0, self.ranges, 1)
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -82,39 +85,54 @@ class NearestCentroidUtility(ClassSumsUtility):
 
     def _row_statistics(self, k: int) -> Floats:
         shifted = self.X[self.members[k]] - self.centres[k]
-        if not self.needs_spread:
+        if self.is_separable:
             return shifted
         return np.concatenate([shifted, shifted**2], axis=1)
 
     def _features(self, X: Floats) -> Floats:
         shifted, one = X - self.origin, np.ones((len(X), 1))
-        if not self.needs_spread:  # the squares are the same for all centroids
+        if self.is_separable:  # the squares are the same for all centroids
             return np.concatenate([shifted, one], axis=1)
         return np.concatenate([shifted**2, shifted, one], axis=1)
 
     def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
-        """Return the centroid; perhaps the squares about it, and how far these may be off."""
+        """Return the centroid with what goes with it.
+
+        For plain distances the coefficients of x · centroid - |centroid|² / 2, and a projection;
+        else the projection, the squares about the centroid, and how far these may be off.
+        """
         d = self.X.shape[1]
         shift = self.centres[k] - self.origin
-        if not self.needs_spread:
-            return sums / np.maximum(count, 1)[..., np.newaxis] + shift
-        digest = np.empty((*count.shape, 3 * d))
-        mean, squares, error = np.split(digest, 3, axis=-1)
-        mean_and_variance(count, sums, mean, squares)
-        mean += shift
+        if self.is_separable:
+            digest = np.empty((*count.shape, d + 2))
+            centroid = digest[..., :d]
+            np.divide(sums, np.maximum(count, 1)[..., np.newaxis], out=centroid)
+            centroid += shift
+            digest[..., d] = -0.5 * (centroid**2).sum(axis=-1)
+            digest[..., d + 1] = (centroid * self.direction).sum(axis=-1)
+            return digest
+        digest = np.empty((*count.shape, 3 * d + 1))
+        centroid, squares, error = np.split(digest[..., :-1], 3, axis=-1)
+        mean_and_variance(count, sums, centroid, squares)
+        centroid += shift
         squares *= count[..., np.newaxis]
         np.multiply(sums[..., d:], np.where(self.is_whole, 0, 2 * _EPS), out=error)
         error[count < 2] = 0
+        digest[..., -1] = (centroid * self.direction).sum(axis=-1)
         return digest
+
+    def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
+        projections = np.stack([rest[:, 0] for rest in rests])
+        return np.where(counts > 0, 0, -np.inf), _coincide(counts, projections)
 
     def _coefficients(
         self, counts: Floats, digests: list[Floats]
     ) -> tuple[list[Floats], NDArray[np.bool_]]:
+        if self.is_separable:
+            return super()._coefficients(counts, digests)
         d = self.X.shape[1]
         centroids = [digest[:, :d] for digest in digests]
-        doubtful = self._coincide(counts, centroids)
-        if not self.needs_spread:
-            return self._plain_coefficients(counts, centroids), doubtful
+        doubtful = _coincide(counts, np.stack([digest[:, -1] for digest in digests]))
         is_raw, log_priors = self._priors(counts)
         deviation, unsure = self._deviation(counts, digests)
         if self.estimator.shrink_threshold:
@@ -138,31 +156,12 @@ class NearestCentroidUtility(ClassSumsUtility):
             coefficients.append(made)
         return coefficients, doubtful
 
-    def _plain_coefficients(self, counts: Floats, centroids: list[Floats]) -> list[Floats]:
-        """Return the coefficients of x · centroid - |centroid|² / 2."""
-        coefficients = []
-        for count, centroid in zip(counts, centroids, strict=True):
-            size = (centroid**2).sum(axis=1)
-            constant = np.where(count > 0, -0.5 * size, -np.inf)
-            coefficients.append(np.concatenate([centroid, constant[:, np.newaxis]], axis=1))
-        return coefficients
-
-    def _refusals(self, counts: Floats, digests: list[Floats]) -> Errors:
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
         single = np.flatnonzero((counts > 0).sum(axis=0) < 2)
         return dict.fromkeys(
             single.tolist(),
             "ValueError: The number of classes has to be greater than one; got 1 class",
         )
-
-    def _coincide(self, counts: Floats, centroids: list[Floats]) -> NDArray[np.bool_]:
-        """Tell for which sets all centroids coincide; if all rows do, the estimator refuses."""
-        least = np.full(centroids[0].shape, np.inf)
-        most = -least
-        for count, centroid in zip(counts, centroids, strict=True):
-            seen = (count > 0)[:, np.newaxis]
-            np.minimum(least, np.where(seen, centroid, np.inf), out=least)
-            np.maximum(most, np.where(seen, centroid, -np.inf), out=most)
-        return (most - least <= _CLOSE * self.ranges).all(axis=1)
 
     def _priors(self, counts: Floats) -> tuple[NDArray[np.bool_], Floats]:
         """Return whether plain distances decide, and 2 log(prior), minus infinity if absent."""
@@ -187,7 +186,7 @@ class NearestCentroidUtility(ClassSumsUtility):
         """Return the deviations within the classes, and for which sets rounding shows in them."""
         d = self.X.shape[1]
         squares = np.sum([digest[:, d : 2 * d] for digest in digests], axis=0)
-        error = np.sum([digest[:, 2 * d :] for digest in digests], axis=0)
+        error = np.sum([digest[:, 2 * d : 3 * d] for digest in digests], axis=0)
         # scikit-learn divides by a deviation of 1e-17 and not by 0, so that must be sure
         unsure = (error > _CLOSE * squares) | ((squares == 0) & ~self.is_whole)
         freedom = counts.sum(axis=0) - (counts > 0).sum(axis=0)
@@ -210,3 +209,10 @@ class NearestCentroidUtility(ClassSumsUtility):
 
 def _has_uniform_priors(estimator: Any) -> bool:
     return isinstance(estimator.priors, str) and estimator.priors == "uniform"
+
+
+def _coincide(counts: Floats, projections: Floats) -> NDArray[np.bool_]:
+    """Tell for which sets all centroids coincide; if all rows do, the estimator refuses them."""
+    least = np.where(counts > 0, projections, np.inf).min(axis=0)
+    most = np.where(counts > 0, projections, -np.inf).max(axis=0)
+    return most - least <= _CLOSE
