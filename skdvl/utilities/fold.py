@@ -212,4 +212,11 @@ def _constant(prediction: NDArray[Any]) -> Callable[[Any], NDArray[Any]]:
 def _aligned(
     method: Callable[[Any], Any], align: Callable[..., Any], seen: Any, classes: Any
 ) -> Callable[[Any], NDArray[Any]]:
-    return lambda X: align(np.asarray(method(X)), seen, classes)
+    def respond(X: Any) -> NDArray[Any]:
+        found = np.asarray(method(X))
+        # not left to the scorer: of two classes' probabilities scikit-learn's look at one only
+        if np.isnan(found).any():
+            raise ValueError("the model predicts NaN")
+        return np.asarray(align(found, seen, classes))
+
+    return respond

@@ -56,8 +56,9 @@ class RefitUtility(SupervisedUtility):
     def _score(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], dict[int, str]]:
         scores = np.full(len(rows), np.nan)
         errors: dict[int, str] = {}
-        # The full data passed scikit-learn's validation before; its subsets need not pass it again.
-        with sklearn.config_context(assume_finite=True, skip_parameter_validation=True):
+        # The parameters passed scikit-learn's validation with the full data. Its checks for NaN
+        # stay on: some of what it refuses on small coalitions, it refuses by them.
+        with sklearn.config_context(skip_parameter_validation=True):
             for j, row_set in enumerate(rows):
                 try:
                     scores[j] = self._refit(np.flatnonzero(row_set))

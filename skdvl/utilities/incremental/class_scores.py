@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import expit
 
 __all__ = ["best_class", "has_rounded_ranks", "predict_from_difference", "predict_from_scores"]
 
@@ -52,6 +51,7 @@ def predict_from_scores(scores: Iterator[Floats], n_classes: int, response: str)
         return best_class(scores, n_classes)
     stacked = np.stack(list(scores))
     stacked -= stacked.max(axis=0)
+    np.maximum(stacked, -700, out=stacked, where=np.isfinite(stacked))  # numpy's exp slows down
     np.exp(stacked, out=stacked)
     stacked /= stacked.sum(axis=0)
     return np.moveaxis(stacked, 0, 2)
@@ -63,16 +63,24 @@ def predict_from_difference(difference: Floats, response: str) -> NDArray[Any]:
     Parameters
     ----------
     difference : ndarray of shape (n_models, n_val)
+        Infinite where the model has seen one class only.
     response : {"predict", "predict_proba", "decision_function"}
     """
     if response == "decision_function":
         return difference
     if response == "predict":
         return (difference > 0).view(np.int8)
-    proba = np.empty((*difference.shape, 2))
-    expit(-difference, out=proba[:, :, 0])
-    expit(difference, out=proba[:, :, 1])
-    return proba
+    # Both probabilities keep their digits, and cost a tenth of two calls of scipy's expit.
+    # Beyond 700, where numpy's exp slows down, nothing changes but the last of 300 zeros.
+    odds = np.exp(np.clip(difference, -700, 700))
+    proba = np.empty((2, *difference.shape))
+    sums = 1 + odds
+    np.divide(1, sums, out=proba[0])
+    np.divide(odds, sums, out=proba[1])
+    for absent, infinity in enumerate((np.inf, -np.inf)):
+        alone = difference[:, 0] == infinity
+        proba[absent, alone], proba[1 - absent, alone] = 0, 1
+    return np.moveaxis(proba, 0, 2)
 
 
 def has_rounded_ranks(predictions: Floats) -> NDArray[np.bool_]:

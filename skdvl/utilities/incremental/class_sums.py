@@ -257,17 +257,19 @@ class ClassSumsUtility(IncrementalUtility):
     def _respond_by_coefficients(
         self, counts: Floats, digests: list[Floats], response: str
     ) -> tuple[NDArray[Any], Errors]:
-        features = self._prepared().features
-        n_coefficients = len(features) if self.is_separable else 0
+        n_coefficients = len(self._prepared().features) if self.is_separable else 0
         errors = self._refusals(counts, [digest[:, n_coefficients:] for digest in digests])
         coefficients, doubtful = self._coefficients(counts, digests)
+        predictions = self._predict_linear(coefficients, response)
+        return self._finish(predictions, counts, doubtful, errors, response)
+
+    def _predict_linear(self, coefficients: list[Floats], response: str) -> NDArray[Any]:
+        features = self._prepared().features
         if len(coefficients) == 2:
             difference = blocked_matmul(coefficients[1] - coefficients[0], features)
-            predictions = predict_from_difference(difference, response)
-        else:
-            scores = (blocked_matmul(c, features) for c in coefficients)
-            predictions = predict_from_scores(scores, len(coefficients), response)
-        return self._finish(predictions, counts, doubtful, errors, response)
+            return predict_from_difference(difference, response)
+        scores = (blocked_matmul(c, features) for c in coefficients)
+        return predict_from_scores(scores, len(coefficients), response)
 
     def _respond_by_scores(
         self, counts: Floats, own: Iterator[Floats], rests: list[Floats]

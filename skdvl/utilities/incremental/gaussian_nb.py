@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from sklearn.naive_bayes import GaussianNB
 
 from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import Errors
 from skdvl.utilities.incremental.moments import column_centres, mean_and_variance, whole_columns
 from skdvl.utilities.incremental.naive_bayes import NaiveBayesUtility
 from skdvl.utilities.supervised import FallbackRule
@@ -115,6 +116,14 @@ class GaussianNBUtility(NaiveBayesUtility):
             made[:, 2 * d] = log_priors[k] - 0.5 * (log_det + quadratic)
             coefficients.append(made)
         return coefficients, doubtful
+
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
+        errors = super()._refusals(counts, rests)
+        if self.response != "predict":
+            # one row has no variance, not even a smoothed one; every order starts with one
+            for j in np.flatnonzero(counts.sum(axis=0) == 1).tolist():
+                errors.setdefault(j, "ValueError: the model predicts NaN")
+        return errors
 
 
 def _total_variances(shares: Floats, means: list[Floats], variances: list[Floats]) -> Floats:
