@@ -144,7 +144,7 @@ def measure(row):
                     model.score(fold.X_val, fold.y_val)
                 else:
                     scorer(model, fold.X_val, fold.y_val)
-            except ValueError:
+            except Exception:
                 continue
 
     work = {

@@ -73,6 +73,7 @@ def blocked_matmul(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
         Multiplied in blocks of exactly as many rows, the last one padded with zeros.
     right : ndarray of shape (k, m)
     """
+    left = np.ascontiguousarray(left)  # BLAS takes another path for a transposed operand
     n_rows = len(left)
     n_full = n_rows - n_rows % _MATMUL_ROWS
     out = np.empty((n_rows, right.shape[1]))

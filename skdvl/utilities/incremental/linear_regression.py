@@ -200,7 +200,7 @@ class LinearRegressionUtility(LinearUtility):
             [sum_rows(squares), sum_rows(squares * self.scale[:, np.newaxis] ** 2)]
         )
         limits = np.array([[_ONE_STEP / _EPS], [self.max_condition**2]])
-        conditions = squares_of * systems.inverse_bound(first, weights)
+        conditions = squares_of * systems.inverse_bound(weights.T[:, :, np.newaxis], first)
         rough = np.flatnonzero(~(conditions < limits).all(axis=0))
         if rough.size:
             of_inverse = systems.select(rough).inverse_diagonal(first)

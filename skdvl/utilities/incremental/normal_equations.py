@@ -100,6 +100,25 @@ class PackedSystems:
             for start, length in zip(self._starts.tolist(), lengths.tolist(), strict=True)
         ]
 
+    @classmethod
+    def from_matrices(cls, lower: Floats, right: Floats) -> PackedSystems:
+        """Build systems from matrices and right sides.
+
+        Parameters
+        ----------
+        lower : ndarray of shape (n_sets, n_variables * (n_variables + 1) / 2)
+            Lower triangles, column by column.
+        right : ndarray of shape (n_variables, n_targets, n_sets)
+        """
+        p, n_targets, n_sets = right.shape
+        ends = np.cumsum(p - np.arange(p))
+        places = np.arange(lower.shape[1]) + np.repeat(n_targets * np.arange(p), p - np.arange(p))
+        packed = np.empty((lower.shape[1] + p * n_targets, n_sets))
+        packed[places] = lower.T
+        targets = ends[:, np.newaxis] + n_targets * np.arange(p)[:, np.newaxis]
+        packed[targets + np.arange(n_targets)] = right
+        return cls(packed, p, n_targets)
+
     def add_to_diagonal(self, added: Floats) -> None:
         """Add ``added`` of shape (n_variables,) to the diagonal of every matrix."""
         for column, value in zip(self._columns, added.tolist(), strict=True):
@@ -130,15 +149,14 @@ class PackedSystems:
         """Return a copy of some of the systems, in the state they are in."""
         return PackedSystems(self._packed[:, which], self.n_variables, self.n_targets)
 
-    def inverse_diagonal(self, first: int) -> Floats:
-        """Return diagonals of inverses, of the block of variables from ``first`` on.
+    def inverse_factor(self, first: int = 0) -> Floats:
+        """Return the inverses of the factors, of the block of variables from ``first`` on.
 
         The block is what remains of the matrix when the variables before are eliminated.
-        Shape (n_variables - first, n_sets); after `solve`.
+        Shape (n, n, n_sets), column by column, with n = n_variables - first; after `solve`.
         """
         n = self.n_variables - first
-        inverse = np.zeros((n, n, self.n_sets))  # of the factor, by columns
-        total = np.zeros((n, self.n_sets))
+        inverse = np.zeros((n, n, self.n_sets))
         with np.errstate(invalid="ignore", over="ignore"):
             for j in range(n):
                 column = self._columns[first + j]
@@ -146,10 +164,18 @@ class PackedSystems:
                 inverse[j, j] = column[0]
                 below = column[1 : n - j]
                 inverse[: j + 1, j + 1 :] += inverse[: j + 1, j, np.newaxis] * below
+        return inverse
+
+    def inverse_diagonal(self, first: int = 0) -> Floats:
+        """Return the diagonals of inverses, shape (n_variables - first, n_sets)."""
+        inverse = self.inverse_factor(first)
+        total = np.zeros((len(inverse), self.n_sets))
+        with np.errstate(invalid="ignore", over="ignore"):
+            for j in range(len(inverse)):
                 total += inverse[:, j] ** 2
         return total
 
-    def inverse_bound(self, first: int, weights: Floats) -> Floats:
+    def inverse_bound(self, weights: Floats, first: int = 0) -> Floats:
         """Return upper bounds on weighted sums of `inverse_diagonal`, at a fraction of its cost.
 
         The inverse of the factor is in absolute value at most that of its comparison matrix,
@@ -157,15 +183,17 @@ class PackedSystems:
 
         Parameters
         ----------
+        weights : ndarray of shape (n_variables - first, n_weightings, n_sets or 1)
         first : int
-        weights : ndarray of shape (n_weightings, n_variables - first)
 
         Returns
         -------
         ndarray of shape (n_weightings, n_sets)
         """
         n = self.n_variables - first
-        grown = np.repeat(np.sqrt(weights.T)[:, :, np.newaxis], self.n_sets, axis=2)
+        grown = np.sqrt(weights)
+        if grown.shape[2] != self.n_sets:
+            grown = np.repeat(grown, self.n_sets, axis=2)
         total = np.zeros(grown.shape[1:])
         with np.errstate(invalid="ignore", over="ignore"):
             for j in range(n):
@@ -174,6 +202,11 @@ class PackedSystems:
                 grown[j + 1 :] += np.abs(column[1 : n - j])[:, np.newaxis] * grown[j]
                 total += grown[j] ** 2
         return total
+
+    def log_determinant(self) -> Floats:
+        """Return the logarithms of the determinants, shape (n_sets,), after `solve`."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return -2 * sum_rows(np.log(self._packed[self._starts]))
 
     def _back_substitute(self, right: Floats) -> Floats:
         """Solve with the transposed factor, in place."""

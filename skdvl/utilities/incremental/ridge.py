@@ -226,7 +226,7 @@ class RidgeUtility(LinearUtility):
             codes = (outputs[0] > 0).view(np.int8)
         else:
             outputs[~present.T] = -np.inf
-            codes = best_class(outputs)
+            codes = best_class(iter(outputs), len(outputs))
         codes[alone] = own[:, np.newaxis]
         return codes
 

@@ -1,0 +1,199 @@
+"""Engines whose models are made of the means and covariances of classes."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.class_sums import ClassSumsUtility
+from skdvl.utilities.incremental.moments import column_centres, whole_columns
+from skdvl.utilities.supervised import FallbackRule
+
+__all__ = ["ClassCovariancesUtility", "lower_triangle"]
+
+Floats = NDArray[np.float64]
+Rows = NDArray[np.intp]
+
+_EPS = float(np.finfo(np.float64).eps)
+_MAX_FEATURES = 64
+_MAX_TABLE_BYTES = 2**25
+
+
+def lower_triangle(d: int) -> tuple[Rows, Rows]:
+    """Return rows and columns of the entries of a lower triangle, column by column."""
+    column, row = np.triu_indices(d)
+    return row, column
+
+
+class ClassCovariancesUtility(ClassSumsUtility):
+    """Base of the engines of discriminant analysis.
+
+    Everything is computed in columns divided by powers of two near their deviations within the
+    classes, which changes no digit and keeps what is compared of the order of one.
+
+    Attributes
+    ----------
+    origin : ndarray of shape (n_features,)
+        What means and features are relative to.
+    centres : list of ndarray of shape (n_features,)
+        By class: what its rows are relative to when products are summed.
+    scale : ndarray of shape (n_features,)
+        Powers of two.
+    """
+
+    responses: ClassVar[tuple[str, ...]] = ("predict", "predict_proba", "decision_function")
+    shrinkage: float | str = 0.0
+
+    def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        super().__init__(estimator, fold, judge, fallback)
+        d = self.X.shape[1]
+        self.origin = column_centres(self.X)
+        self.centres = [column_centres(self.X[members]) for members in self.members]
+        squares = np.zeros(d)
+        for members, centre in zip(self.members, self.centres, strict=True):
+            squares += ((self.X[members] - centre) ** 2).sum(axis=0)
+        deviation = np.sqrt(squares / fold.n_rows)
+        self.scale = np.exp2(np.round(np.log2(np.where(deviation > 0, deviation, 1.0))))
+        self.is_whole = whole_columns(self.X)
+        self.row, self.column = lower_triangle(d)
+        self.diagonal = np.flatnonzero(self.row == self.column)
+
+    @classmethod
+    def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
+        """Decline priors that do not fit, estimators of covariances, and very many columns."""
+        reason = super().why_not(estimator, fold, judge)
+        if reason is not None:
+            return reason
+        assert fold.classes is not None
+        n_rows, d = np.shape(fold.X)
+        n_products = d + len(np.triu_indices(d)[0])
+        if d > _MAX_FEATURES or 8 * n_rows * n_products > _MAX_TABLE_BYTES:
+            return "with so many columns refitting is as fast"
+        if getattr(estimator, "covariance_estimator", None) is not None:
+            return "the covariances are not the empirical ones"
+        if len(np.unique(fold.codes)) < 2:
+            return "the training rows are of one class"
+        if cls._pick_response(judge) == "decision_function" and len(fold.classes) != 2:
+            return "there are decision functions of more than two classes"
+        if estimator.priors is None:
+            return None
+        priors = np.asarray(estimator.priors, dtype=np.float64)
+        total = priors.sum()
+        if priors.shape != (len(np.unique(fold.codes)),) or not (priors > 0).all():
+            return "the priors do not give every class a positive share"
+        if 1e-12 < abs(total - 1) < 2e-5:
+            return "the priors do not quite sum to one"
+        return None
+
+    def _row_statistics(self, k: int) -> Floats:
+        moved = (self.X[self.members[k]] - self.centres[k]) / self.scale
+        tables = [moved, moved[:, self.row] * moved[:, self.column]]
+        if self.shrinkage == "auto":
+            squares = moved**2
+            tables.append(tables[1] ** 2)
+            tables.append((squares[:, :, np.newaxis] * moved[:, np.newaxis]).reshape(len(moved), -1))
+        return np.concatenate(tables, axis=1)
+
+    def _features(self, X: Floats) -> Floats:
+        return np.concatenate([(X - self.origin) / self.scale, np.ones((len(X), 1))], axis=1)
+
+    def _moments(self, k: int, count: Floats, sums: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return mean about the class's centre, mean squares about it, and the covariance.
+
+        Shapes (..., d), (..., d) and (..., n_products).
+        """
+        d = self.X.shape[1]
+        n = np.maximum(count, 1)[..., np.newaxis]
+        mean = sums[..., :d] / n
+        products = sums[..., d : d + len(self.row)] / n
+        covariance = mean[..., self.row] * mean[..., self.column]
+        np.subtract(products, covariance, out=covariance)
+        covariance[np.broadcast_to(n < 2, covariance.shape)] = 0.0  # exactly, as it is
+        return mean, products[..., self.diagonal], covariance
+
+    def _shrink(self, covariance: Floats, shrinkage: Floats | float) -> None:
+        """Shrink covariances (..., n_products) towards a multiple of the unit matrix, in place."""
+        variances = covariance[..., self.diagonal] * self.scale**2
+        mean_variance = variances.mean(axis=-1, keepdims=True)
+        covariance *= 1 - shrinkage
+        covariance[..., self.diagonal] += shrinkage * mean_variance / self.scale**2
+
+    def _shrink_by_ledoit_wolf(
+        self, count: Floats, sums: Floats, mean: Floats, squares: Floats, covariance: Floats
+    ) -> NDArray[np.bool_]:
+        """Shrink covariances as scikit-learn does, of standardised columns, in place.
+
+        Returns
+        -------
+        ndarray of bool, shape (...)
+            Where rounding may decide whether a column is constant.
+        """
+        d, q = self.X.shape[1], len(self.row)
+        variance = covariance[..., self.diagonal]
+        lost = variance <= 1e7 * _EPS * squares
+        is_constant = (squares == 0) | (lost & self.is_whole)
+        n = np.maximum(count, 1)
+        precision = np.where(is_constant | lost, 0.0, 1.0) / np.where(lost, 1.0, variance)
+        shrinkage = np.zeros(count.shape)
+        deviation = np.sqrt(precision)
+        correlation = covariance * deviation[..., self.row] * deviation[..., self.column]
+        n_varying = (precision > 0).sum(axis=-1)
+        if d > 1:
+            fourth = self._sum_of_fourth_powers(n, sums, mean, squares, precision)
+            twice = np.where(self.row == self.column, 1.0, 2.0)
+            of_squares = (correlation**2 * twice).sum(axis=-1)
+            beta = (fourth / n - of_squares) / (d * n)
+            delta = (of_squares - n_varying**2 / d) / d
+            beta = np.minimum(beta, delta)
+            np.divide(beta, delta, out=shrinkage, where=(beta != 0) & (delta > 1e-9))
+            lost = lost | (delta <= 1e-9)[..., np.newaxis]
+        shrinkage = shrinkage[..., np.newaxis]
+        covariance *= 1 - shrinkage
+        unit = np.where(precision > 0, variance, 1 / self.scale**2)
+        covariance[..., self.diagonal] += shrinkage * (n_varying / d)[..., np.newaxis] * unit
+        few = count < 2
+        covariance[few] = 0.0
+        return (lost & ~is_constant).any(axis=-1) & ~few
+
+    def _sum_of_fourth_powers(
+        self, n: Floats, sums: Floats, mean: Floats, squares: Floats, precision: Floats
+    ) -> Floats:
+        """Return the sum over rows of |x - mean|⁴, distances in standardised columns."""
+        d, q = self.X.shape[1], len(self.row)
+        products = sums[..., d : d + q]
+        of_squares = sums[..., d + q : d + 2 * q]
+        of_square_and_one = sums[..., d + 2 * q :].reshape(*sums.shape[:-1], d, d)
+        twice = np.where(self.row == self.column, 1.0, 2.0)
+        moved = precision * mean
+        pairs = twice * precision[..., self.row] * precision[..., self.column]
+        of_moved = twice * moved[..., self.row] * moved[..., self.column]
+        offset = (moved * mean).sum(axis=-1)
+        total = (pairs * of_squares).sum(axis=-1)
+        mixed = (precision[..., np.newaxis] * of_square_and_one).sum(axis=-2)
+        total -= 4 * (mixed * moved).sum(axis=-1)
+        total += 2 * n * (precision * squares).sum(axis=-1) * offset
+        total += 4 * (of_moved * products).sum(axis=-1)
+        return total - 3 * n * offset**2
+
+    def _log_priors(self, counts: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:
+        """Return priors and their logarithms, (n_present, n_sets), and which sets they do not fit.
+
+        Classes that a set does not have get 0 and minus infinity.
+        """
+        seen = counts > 0
+        if self.estimator.priors is None:
+            priors = counts / counts.sum(axis=0)
+            unfit = np.zeros(counts.shape[1], dtype=bool)
+        else:
+            given = np.asarray(self.estimator.priors, dtype=np.float64)
+            if abs(given.sum() - 1) > 1e-5 and self._renormalises:
+                given = given / given.sum()
+            priors = np.where(seen, given[:, np.newaxis], 0.0)
+            unfit = ~seen.all(axis=0)
+        with np.errstate(divide="ignore"):
+            return priors, np.log(priors), unfit
+
+    _renormalises: ClassVar[bool] = False

@@ -1,0 +1,370 @@
+"""Linear discriminant analysis from class means and the pooled covariance."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import cache
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+
+from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul
+from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtility
+from skdvl.utilities.incremental.normal_equations import PackedSystems, sum_rows
+from skdvl.utilities.supervised import FallbackRule
+
+__all__ = ["LinearDiscriminantUtility"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+_EPS = float(np.finfo(np.float64).eps)
+# What rounding errors of the covariance may do to a score, relatively.
+_MAX_ERROR = 1e-10
+_FLAT = 1e-7  # deviations that may be rounding errors
+_STACKED = 64
+_LENGTH_STEP = 8
+_ROWS, _FREEDOM = "rows", "degrees of freedom"
+_NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
+_NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
+
+
+class LinearDiscriminantUtility(ClassCovariancesUtility):
+    r"""Utilities of `LinearDiscriminantAnalysis`.
+
+    With the pooled covariance S of the classes, their means m_k, priors p_k and
+    :math:`\\bar m = \\sum p_k m_k`, the score of class k is
+    :math:`(m_k - \\bar m)' S^{-1} (x - \\bar m - (m_k - \\bar m)/2) + \\log p_k`. The solver "svd"
+    takes the pseudoinverse of the covariance of columns divided by their deviations within the
+    classes where there are fewer rows than columns; those coalitions are solved by their inner
+    products. The other solvers' results then hang on rounding, unless there is shrinkage.
+    """
+
+    engine: ClassVar[str] = "linear discriminant analysis"
+    serves = ("LinearDiscriminantAnalysis",)
+    _renormalises = True
+
+    def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        super().__init__(estimator, fold, judge, fallback)
+        shrinkage = estimator.shrinkage
+        self.shrinkage = 0.0 if shrinkage is None else shrinkage
+        self.is_svd = estimator.solver == "svd"
+
+    @classmethod
+    def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
+        """Decline numbers of components, and a solver that does not go with shrinkage."""
+        reason = super().why_not(estimator, fold, judge)
+        if reason is not None:
+            return reason
+        if estimator.n_components is not None:
+            return "n_components makes scikit-learn refuse some coalitions"
+        if estimator.solver == "svd":
+            if estimator.shrinkage is not None:
+                return "shrinkage does not go with the solver 'svd'"
+            if not 1e-8 <= estimator.tol <= 1e-2:
+                return "tol is not between 1e-8 and 0.01"
+            if _divisor() is None:
+                return "this version of scikit-learn scales the covariance in an unknown way"
+        return None
+
+    @classmethod
+    def examples(cls) -> list[Any]:
+        """Return estimators that show every variant of the parameters that is served."""
+        return [
+            LinearDiscriminantAnalysis(),
+            LinearDiscriminantAnalysis(solver="lsqr", shrinkage=0.1),
+            LinearDiscriminantAnalysis(solver="eigen", shrinkage=0.3, priors=[0.3, 0.7]),
+            LinearDiscriminantAnalysis(solver="lsqr", shrinkage="auto"),
+            LinearDiscriminantAnalysis(solver="lsqr"),
+            LinearDiscriminantAnalysis(solver="eigen"),
+            LinearDiscriminantAnalysis(priors=[0.2, 0.5, 0.3]),
+        ]
+
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return mean, mean squares about the centre, whether to doubt, and covariance."""
+        mean, squares, covariance = self._moments(k, count, sums)
+        doubt = np.zeros((*count.shape, 1))
+        if self.shrinkage == "auto":
+            unsure = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+            doubt[..., 0] = unsure
+        mean = mean + (self.centres[k] - self.origin) / self.scale
+        return np.concatenate([mean, squares, doubt, covariance], axis=-1)
+
+    def _coefficients(self, counts: Floats, digests: list[Floats]) -> tuple[list[Floats], Flags]:
+        d = self.X.shape[1]
+        means = np.stack([digest[:, :d].T for digest in digests])
+        priors, log_priors, doubtful = self._log_priors(counts)
+        squares, pooled = self._pool(self._pooling_weights(counts, priors), digests)
+        doubtful |= np.any([digest[:, 2 * d] > 0 for digest in digests], axis=0)
+        solution, unsure = self._solve(pooled, self._right_sides(means, priors), squares)
+        return self._assemble(means, priors, log_priors, solution, doubtful | unsure)
+
+    def _right_sides(self, means: Floats, priors: Floats) -> Floats:
+        """Return what is solved for: the classes' difference, or how far each is from the middle.
+
+        Parameters
+        ----------
+        means : ndarray of shape (n_present, d, n_sets)
+        priors : ndarray of shape (n_present, n_sets)
+
+        Returns
+        -------
+        ndarray of shape (d, n_targets, n_sets)
+        """
+        if len(means) == 2:
+            return np.swapaxes(means[1:] - means[:1], 0, 1)
+        middle = sum_rows(priors[:, np.newaxis] * means)
+        seen = (priors > 0)[:, np.newaxis]
+        return np.swapaxes(np.where(seen, means - middle, 0.0), 0, 1)
+
+    def _assemble(
+        self, means: Floats, priors: Floats, log_priors: Floats, solution: Floats, doubtful: Flags
+    ) -> tuple[list[Floats], Flags]:
+        """Make coefficients of class scores; a class without rows gets minus infinity."""
+        alone = (priors > 0).sum(axis=0) == 1
+        solution[:, :, alone | doubtful] = 0.0
+        if len(means) == 2:
+            return self._pair(means, log_priors, solution[:, 0], alone), doubtful
+        apart = np.swapaxes(self._right_sides(means, priors), 0, 1)
+        if self.is_svd:
+            doubtful = doubtful | self._may_drop_directions(priors, apart, solution)
+        middle = sum_rows(priors[:, np.newaxis] * means)
+        made = []
+        for k, log_prior in enumerate(log_priors):
+            constants = log_prior - sum_rows(solution[:, k] * (middle + apart[k] / 2))
+            made.append(np.column_stack([solution[:, k].T, constants]))
+        return made, doubtful
+
+    def _pair(
+        self, means: Floats, log_priors: Floats, slopes: Floats, alone: Flags
+    ) -> list[Floats]:
+        """Return the coefficients of two classes, all in the second's unless one is absent."""
+        if self.response == "decision_function":
+            log_priors = np.where(alone, 0.0, log_priors)  # a constant margin
+        absent = np.isneginf(log_priors)
+        constants = log_priors[1] - np.where(absent[0], 0.0, log_priors[0])
+        constants -= sum_rows(slopes * (means[0] + means[1]) / 2)
+        first = np.zeros((slopes.shape[1], len(slopes) + 1))
+        first[:, -1] = np.where(absent[0], -np.inf, 0.0)
+        return [first, np.column_stack([slopes.T, constants])]
+
+    def _pooling_weights(self, counts: Floats, priors: Floats) -> Floats:
+        if not self.is_svd:
+            return priors
+        n_rows = counts.sum(axis=0)
+        if _divisor() == _FREEDOM:
+            n_rows = np.maximum(n_rows - (counts > 0).sum(axis=0), 1)
+        return np.asarray(counts / n_rows)
+
+    def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
+        """Return the pooled mean squares (d, n_sets) and covariances (n_sets, n_products)."""
+        d = self.X.shape[1]
+        squares = np.zeros((d, weights.shape[1]))
+        pooled = np.zeros((weights.shape[1], len(self.row)))
+        for weight, digest in zip(weights, digests, strict=True):
+            squares += weight * digest[:, d : 2 * d].T
+            pooled += weight[:, np.newaxis] * digest[:, 2 * d + 1 :]
+        if self.shrinkage != "auto" and self.shrinkage:
+            self._shrink(pooled, float(self.shrinkage))
+        return squares, pooled
+
+    def _solve(self, pooled: Floats, right: Floats, squares: Floats) -> tuple[Floats, Flags]:
+        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's."""
+        variances = pooled[:, self.diagonal].T
+        systems = PackedSystems.from_matrices(pooled, right)
+        solution = systems.solve()
+        # the trace of a product bounds its norm: rounding errors, and directions of no variance
+        weights = np.stack([squares + variances, variances], axis=1)
+        tol = self.estimator.tol if self.is_svd else 0.0
+        limits = np.array([[_MAX_ERROR / _EPS], [0.99 / max(tol, 1e-7) ** 2]])
+        found = systems.inverse_bound(weights)
+        rough = np.flatnonzero(~(found < limits).all(axis=0))
+        if rough.size:
+            inverse = systems.select(rough).inverse_diagonal()
+            for k in range(2):
+                found[k, rough] = sum_rows(weights[:, k, rough] * inverse)
+        return solution, np.asarray(~(found < limits).all(axis=0))
+
+    def _may_drop_directions(self, priors: Floats, apart: Floats, solution: Floats) -> Flags:
+        """Tell where the classes' means might be so close to a plane that "svd" takes them there.
+
+        The means' deviations from their centre span one direction less than there are classes;
+        scikit-learn drops those whose weighted length is below tol of the longest.
+        """
+        n_present = len(priors)
+        between = np.empty((priors.shape[1], n_present, n_present))
+        roots = np.sqrt(priors)
+        for k in range(n_present):
+            for j in range(n_present):
+                between[:, k, j] = roots[k] * roots[j] * sum_rows(apart[k] * solution[:, j])
+        lengths = np.linalg.eigvalsh((between + np.swapaxes(between, 1, 2)) / 2)
+        first = np.minimum(n_present - (priors > 0).sum(axis=0) + 1, n_present - 1)
+        shortest = np.take_along_axis(lengths, first[:, np.newaxis], axis=1)
+        return np.asarray(shortest[:, 0] <= 1.01 * self.estimator.tol**2 * lengths[:, -1])
+
+    def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
+        n_rows, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)
+        alone = np.flatnonzero((n_seen == 1) & (n_rows > 1))
+        errors = self._refusals_of_one_class(alone, counts, rests) if alone.size else {}
+        few = "ValueError: The number of samples must be more than the number of classes."
+        errors.update(dict.fromkeys(np.flatnonzero(n_rows == n_seen).tolist(), few))
+        one = (
+            f"ValueError: Found array with 1 sample(s) (shape=(1, {self.X.shape[1]})) while a "
+            "minimum of 2 is required by LinearDiscriminantAnalysis."
+        )
+        errors.update(dict.fromkeys(np.flatnonzero(n_rows == 1).tolist(), one))
+        return errors
+
+    def _refusals_of_one_class(
+        self, which: NDArray[np.intp], counts: Floats, digests: list[Floats]
+    ) -> Errors:
+        """Say what scikit-learn says of sets of one class, to which it does fit.
+
+        There is one score then, and a row where it is positive is given a second class, which is
+        not there. With "svd" the score is zero.
+        """
+        if self.estimator.priors is not None:
+            return dict.fromkeys(which.tolist(), DOUBTFUL)
+        counts = counts[:, which]
+        d, shares = self.X.shape[1], (counts > 0).astype(np.float64)
+        squares, pooled = self._pool(shares, [digest[which] for digest in digests])
+        if self.response == "predict_proba":
+            return dict.fromkeys(which.tolist(), _NO_PROBABILITIES)
+        if self.is_svd:
+            flat = pooled[:, self.diagonal].max(axis=1) < _FLAT
+            return dict.fromkeys(which[flat].tolist(), DOUBTFUL)
+        origin = (self.origin / self.scale)[:, np.newaxis]
+        mean = origin + sum_rows(
+            np.stack([s * g[which, :d].T for s, g in zip(shares, digests, strict=True)])
+        )
+        solution, unsure = self._solve(pooled, mean[:, np.newaxis].copy(), squares)
+        slopes = np.where(unsure, 0.0, solution[:, 0])
+        constants = sum_rows(slopes * (origin - mean / 2))
+        made = np.column_stack([slopes.T, constants])
+        highest = blocked_matmul(made, self._prepared().features).max(axis=1)
+        unsure |= np.abs(highest) <= 1e-9 * np.abs(constants)
+        errors = dict.fromkeys(which[unsure].tolist(), DOUBTFUL)
+        if self.response == "predict":
+            errors.update(dict.fromkeys(which[~unsure & (highest > 0)].tolist(), _NO_SECOND_CLASS))
+        return errors
+
+    # --- fewer rows than columns ---------------------------------------------------------------
+
+    def _refit_doubtful(
+        self, scores: Floats, errors: Errors, rows_of: Callable[[int], NDArray[np.bool_]]
+    ) -> None:
+        """Solve small sets by the inner products of their rows before refitting what is left."""
+        doubtful = [j for j, error in errors.items() if error is DOUBTFUL] if self.is_svd else []
+        if doubtful:
+            rows = np.stack([rows_of(j) for j in doubtful])
+            n_seen = np.sum([rows[:, own].any(axis=1) for own in self.members], axis=0)
+            is_small = (n_seen > 1) & (rows.sum(axis=1) < n_seen + self.X.shape[1])
+            for some, members in _by_length(rows, np.flatnonzero(is_small)):
+                found, failed = self._score_small(rows[some], members)
+                for k, place in enumerate(some.tolist()):
+                    if k not in failed:
+                        scores[doubtful[place]] = found[k]
+                        del errors[doubtful[place]]
+        super()._refit_doubtful(scores, errors, rows_of)
+
+    def _score_small(
+        self, rows: NDArray[np.bool_], members: NDArray[np.intp]
+    ) -> tuple[Floats, Errors]:
+        counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
+        priors, log_priors, doubtful = self._log_priors(counts)
+        means, solution, unsure = self._solve_small(members, counts, priors)
+        coefficients, doubtful = self._assemble(
+            means, priors, log_priors, solution, doubtful | unsure
+        )
+        predictions = self._predict_linear(coefficients, self.response)
+        found = self._finish(predictions, counts, doubtful, {}, self.response)
+        return self._judge(*found), found[1]
+
+    def _solve_small(
+        self, members: NDArray[np.intp], counts: Floats, priors: Floats
+    ) -> tuple[Floats, Floats, Flags]:
+        """Return class means, solutions, and where these may not be scikit-learn's.
+
+        Z are the rows less their class's mean, in columns of unit deviation. Where they are
+        independent but for the classes' means, (Z'Z)⁺ = Z' (ZZ')⁺ (ZZ')⁺ Z, and (ZZ')⁺ of rows
+        that are combinations of Z is the inverse of ZZ' + P, P the projection to those means.
+
+        Parameters
+        ----------
+        members : ndarray of int, shape (n_sets, length)
+            Rows of the sets and then others.
+        counts, priors : ndarray of shape (n_present, n_sets)
+        """
+        n_rows = counts.sum(axis=0)[:, np.newaxis]
+        belongs = np.arange(members.shape[1]) < n_rows
+        code = np.searchsorted(self.present, self.fold.codes[members])
+        is_class = (code[:, np.newaxis] == np.arange(len(counts))[:, np.newaxis]) & belongs[
+            :, np.newaxis
+        ]
+        indicator = is_class.astype(np.float64)  # (n_sets, n_present, length)
+        average = indicator / np.maximum(counts.T, 1)[:, :, np.newaxis]
+        X = (self.X[members] - self.origin) / self.scale
+        means = average @ X
+        Z = (X - np.swapaxes(indicator, 1, 2) @ means) * belongs[:, :, np.newaxis]
+        deviation = np.sqrt((Z**2).sum(axis=1) / n_rows)
+        flat = deviation < _FLAT
+        unsure = (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
+        deviation[flat] = 1.0
+        Z /= deviation[:, np.newaxis]
+        inner = Z @ np.swapaxes(Z, 1, 2)
+        size = float(self.X.shape[1])  # about that of the inner products
+        inner += size * (np.swapaxes(indicator, 1, 2) @ average)
+        place = np.arange(members.shape[1])
+        inner[:, place, place] += size * ~belongs
+        inverse = _inverse_or_nan(inner)
+        norm = np.sqrt(np.einsum("ijk,ijk->i", inverse, inverse))
+        n_free = n_rows[:, 0] - ((counts > 0).sum(axis=0) if _divisor() == _FREEDOM else 0)
+        unsure |= ~(norm * n_free < 0.99 / self.estimator.tol**2)
+        unsure |= ~(norm * size * n_rows[:, 0] < _MAX_ERROR / _EPS)
+        right = self._right_sides(np.moveaxis(means, 0, 2), priors) / deviation.T[:, np.newaxis]
+        along = inverse @ (inverse @ (Z @ np.moveaxis(right, 2, 0)))
+        solution = np.swapaxes(Z, 1, 2) @ along
+        solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
+        return np.moveaxis(means, 0, 2), np.moveaxis(solution, 0, 2), unsure
+
+
+def _by_length(
+    rows: NDArray[np.bool_], which: NDArray[np.intp]
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield some of the sets ``which`` of about the same size, and their rows, then others."""
+    lengths = -(-rows[which].sum(axis=1) // _LENGTH_STEP) * _LENGTH_STEP
+    for length in np.unique(lengths).tolist():
+        alike = which[lengths == length]
+        for first in range(0, len(alike), _STACKED):
+            some = alike[first : first + _STACKED]
+            order = np.argsort(~rows[some], axis=1, kind="stable")
+            yield some, order[:, :length]
+
+
+def _inverse_or_nan(matrices: Floats) -> Floats:
+    """Return the inverses of a stack of matrices, NaN for the singular ones."""
+    try:
+        return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
+    except np.linalg.LinAlgError:
+        # numpy gives up on the whole stack for one of them
+        inverses = np.full_like(matrices, np.nan)
+        for inverse, matrix in zip(inverses, matrices, strict=True):
+            try:
+                inverse[:] = np.linalg.inv(matrix)
+            except np.linalg.LinAlgError:
+                continue
+        return inverses
+
+
+@cache
+def _divisor() -> str | None:
+    """Return by what the installed version divides the scatter with the solver "svd"."""
+    X, y = np.array([[0.0], [1.0], [4.0], [5.0]]), [0, 0, 1, 1]
+    slope = float(LinearDiscriminantAnalysis().fit(X, y).coef_[0, 0])
+    for divisor, expected in ((_ROWS, 16.0), (_FREEDOM, 8.0)):
+        if abs(slope - expected) < 1e-6:
+            return divisor
+    return None
