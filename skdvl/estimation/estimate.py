@@ -193,7 +193,9 @@ def estimate_games(
                 for fold, utility in enumerate(read)
             ]
         record.add(happened)
-        check_pair(games, scheme, semivalue)
+        warning = check_pair(games, scheme, semivalue)
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=3)
         shared = SharedWork(read, [game.game for game in games], scheme, entropy)
 
         def save() -> None:

@@ -140,7 +140,9 @@ class ValuationResult:
         array([0.5, 0.5, 0.5])
         """
         target = check_semivalue(semivalue)
-        check_pair(self.games, self.scheme, target)
+        warning = check_pair(self.games, self.scheme, target)
+        if warning is not None:
+            warnings.warn(warning, UserWarning, stacklevel=2)
         estimate = estimate_all(self.games, self.scheme, target, len(self.values))
         converged = is_exact(self.games, self.scheme)  # a rule was met for another semivalue
         return replace(self, estimate=estimate, converged=converged, semivalue=target)
@@ -150,20 +152,21 @@ class ValuationResult:
         return value_frame(self.values, self.standard_errors)
 
 
-def check_pair(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue) -> None:
-    """Refuse, or warn of, a semivalue about which a scheme tells nothing, or little.
+def check_pair(
+    games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue
+) -> str | None:
+    """Refuse a semivalue about which a scheme tells nothing; return a warning if it tells little.
 
     Judged by what was drawn, before the first draw by what is planned.
     """
-    found = None
+    warning = None
     for game in games:
         chunks: Sequence[Chunk] = [entry.chunk for entry in game.longest_log.entries]
         chunks = chunks or scheme.plan(game.game, target, game.log)
         if chunks:
             efficiency = scheme.efficiency(game.game.n_players, target, chunks)
-            found = found or check_efficiency(efficiency, scheme.name, target)
-    if found is not None:
-        warnings.warn(found, UserWarning, stacklevel=4)
+            warning = warning or check_efficiency(efficiency, scheme.name, target)
+    return warning
 
 
 def is_exact(games: Sequence[GameInPlay], scheme: SamplingScheme) -> bool:

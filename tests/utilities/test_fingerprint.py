@@ -243,7 +243,7 @@ def test_cycles_end():
     ids=["lambda", "made inside", "lock", "generator", "scorer", "nested", "attribute"],
 )
 def test_what_has_no_stable_content_is_refused_with_advice(item):
-    with pytest.raises(FingerprintError, match="top of a module.*method fingerprint"):
+    with pytest.raises(FingerprintError, match=r"top of a module.*method fingerprint"):
         fingerprint(item)
 
 

@@ -1,0 +1,61 @@
+import os
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from skdvl.parallel.pickling import cloudpickle
+from skdvl.utilities import Utility
+
+
+class NoisyGame(Utility):
+    """u(S) = sqrt(|S|) plus noise of its own for every coalition.
+
+    Given a file, it writes down whatever it evaluates, one line per coalition, in whichever
+    process that happens.
+    """
+
+    evals_per_chunk = 16
+
+    def __init__(self, n_players, seed=0, log=None, seconds=0.0):
+        self.n_players = n_players
+        self.seed = seed
+        self.weights = np.random.default_rng(seed).normal(size=n_players)
+        self.log = log
+        self.seconds = seconds
+
+    def _evaluate(self, coalitions):
+        noise = np.sin(1000 * np.where(coalitions, self.weights, 0.0).sum(axis=1))
+        if self.log is not None:
+            lines = [np.packbits(coalition).tobytes().hex() + "\n" for coalition in coalitions]
+            file = os.open(self.log, os.O_APPEND | os.O_CREAT | os.O_WRONLY)
+            os.write(file, "".join(lines).encode())
+            os.close(file)
+        time.sleep(self.seconds * len(coalitions))
+        return np.sqrt(coalitions.sum(axis=1)) + noise
+
+    def evaluated(self):
+        """Return the logged coalitions, in order."""
+        path = Path(self.log)
+        return path.read_text().split() if path.exists() else []
+
+    def fingerprint(self):
+        return repr((self.n_players, self.seed)).encode()
+
+
+@pytest.fixture
+def noisy_game():
+    return NoisyGame
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _classes_travel_by_value(request):
+    """Workers cannot import test modules: pytest does not put them on the path."""
+    modules = (request.module, sys.modules[__name__])
+    for module in modules:
+        cloudpickle.register_pickle_by_value(module)
+    yield
+    for module in modules:
+        cloudpickle.unregister_pickle_by_value(module)

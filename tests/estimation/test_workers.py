@@ -1,0 +1,184 @@
+"""The same bits on every backend and with any number of workers, whatever happens around."""
+
+import os
+import signal
+import threading
+import warnings
+
+import joblib
+import numpy as np
+import pytest
+from numpy.testing import assert_array_equal
+from sklearn.exceptions import ConvergenceWarning
+
+from skdvl import estimate_values
+from skdvl.caching import MemoryCache
+from skdvl.estimation.estimate import estimate_games
+from skdvl.semivalues import Shapley
+from skdvl.utilities import CallableUtility
+
+METHODS = ["exact", "permutation", "antithetic", "tmc", "stratified"]
+TOLERANCES = [None, 0.3]
+N_JOBS = {"sequential": (1,), "threading": (2, 4), "loky": (2, 4), "multiprocessing": (2, 4)}
+
+
+def play_all(noisy_game, **options):
+    """Return what every method finds in two games, with and without a tolerance."""
+    games = [noisy_game(9, seed=1), noisy_game(7, seed=2)]
+    players = [np.arange(9), np.arange(7)]
+    results = {}
+    for method in METHODS:
+        for tol in TOLERANCES:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", ConvergenceWarning)
+                results[method, tol] = estimate_games(
+                    games,
+                    players,
+                    9,
+                    semivalue=Shapley(),
+                    method=method,
+                    tol=tol,
+                    max_evals=1000,
+                    random_state=0,
+                    **options,
+                )
+    return results
+
+
+def assert_same_results(results, expected):
+    for key, result in results.items():
+        assert_array_equal(result.values, expected[key].values, err_msg=str(key))
+        assert_array_equal(result.standard_errors, expected[key].standard_errors)
+        assert result.n_evals == expected[key].n_evals
+        assert result.converged == expected[key].converged
+
+
+@pytest.mark.parametrize(
+    ("backend", "n_jobs"), [(name, n) for name, numbers in N_JOBS.items() for n in numbers]
+)
+def test_the_same_bits_on_every_backend(noisy_game, backend, n_jobs):
+    expected = play_all(noisy_game, n_jobs=1)
+    with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
+        assert_same_results(play_all(noisy_game), expected)
+
+
+def test_a_number_of_jobs_wins_over_the_configuration(noisy_game):
+    expected = play_all(noisy_game, n_jobs=1)
+    with joblib.parallel_config(backend="threading", n_jobs=2):
+        assert_same_results(play_all(noisy_game, n_jobs=3), expected)
+    assert_same_results(play_all(noisy_game, n_jobs=2), expected)
+
+
+def test_two_fits_in_two_threads(noisy_game):
+    expected = play_all(noisy_game)
+    found = {}
+
+    def fit(name):
+        found[name] = play_all(noisy_game)
+
+    threads = [threading.Thread(target=fit, args=(name,)) for name in ("one", "other")]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert_same_results(found["one"], expected)
+    assert_same_results(found["other"], expected)
+
+
+class Failing:
+    """Raises on the coalition of the first three players."""
+
+    def __init__(self, error):
+        self.error = error
+
+    def __call__(self, players):
+        if players.tolist() == [0, 1, 2]:
+            raise self.error("not these three")
+        return float(len(players))
+
+
+@pytest.mark.parametrize("backend", ["sequential", "threading", "loky"])
+def test_an_error_of_the_utility_reaches_the_caller(backend):
+    utility = CallableUtility(Failing(LookupError), 8)
+    with (
+        joblib.parallel_config(backend=backend, n_jobs=1 if backend == "sequential" else 2),
+        pytest.raises(LookupError, match="not these three"),
+    ):
+        estimate_values(utility, method="exact")
+
+
+class Interrupting:
+    """Sends the process Ctrl+C after some evaluations."""
+
+    def __init__(self, game, after):
+        self.game = game
+        self.after = after
+        self.home = os.getpid()
+
+    def __call__(self, players):
+        self.after -= 1
+        if self.after == 0 and os.getpid() == self.home:
+            signal.raise_signal(signal.SIGINT)
+        coalition = np.zeros((1, self.game.n_players), dtype=bool)
+        coalition[0, players] = True
+        return self.game(coalition)[0]
+
+    def fingerprint(self):
+        return self.game.fingerprint()
+
+
+@pytest.mark.parametrize("method", ["exact", "permutation", "tmc", "stratified"])
+def test_an_interrupted_run_goes_on_from_its_checkpoint(noisy_game, tmp_path, method):
+    game = noisy_game(10, log=tmp_path / "log")
+    options = {"method": method, "max_evals": 1024, "random_state": 0}
+    expected = estimate_values(CallableUtility(Interrupting(game, 0), 10), **options)
+    n_needed = len(game.evaluated())
+    game.log.unlink()
+    options["checkpoint"] = tmp_path
+    with pytest.raises(KeyboardInterrupt):
+        estimate_values(CallableUtility(Interrupting(game, 500), 10), **options)
+    result = estimate_values(CallableUtility(Interrupting(game, 0), 10), **options)
+    assert_array_equal(result.values, expected.values)
+    assert result.n_evals == expected.n_evals
+    # only what was under way is repeated, and ∅ and N
+    assert n_needed <= len(game.evaluated()) < n_needed + 500
+
+
+@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
+def test_memory_travels_to_worker_processes_and_back(noisy_game, tmp_path, backend):
+    game = noisy_game(8, log=tmp_path / "log")
+    expected = estimate_values(noisy_game(8), method="exact")
+    cache = MemoryCache()
+    options = {"method": "exact", "cache": cache}
+    with joblib.parallel_config(backend=backend, n_jobs=2):
+        first = estimate_values(game, **options)
+        assert len(game.evaluated()) == 256
+        second = estimate_values(game, **options)
+    assert len(game.evaluated()) == 256
+    here = estimate_values(game, **options)
+    for result in (first, second, here):
+        assert_array_equal(result.values, expected.values)
+        assert result.n_evals == 256
+    assert (first.cache_info.hits, first.cache_info.misses) == (0, 256)
+    assert first.cache_info.sets == 256
+    for result in (second, here):
+        assert (result.cache_info.hits, result.cache_info.misses) == (256, 0)
+        assert result.cache_info.sets == 0
+
+
+def test_statistics_of_two_fits_do_not_mix(noisy_game):
+    cache = MemoryCache()
+    barrier = threading.Barrier(2)
+    found = {}
+
+    def fit(seed):
+        barrier.wait()
+        found[seed] = estimate_values(noisy_game(10, seed), method="exact", cache=cache)
+
+    threads = [threading.Thread(target=fit, args=(seed,)) for seed in (1, 2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for result in found.values():
+        assert (result.cache_info.hits, result.cache_info.misses) == (0, 1024)
