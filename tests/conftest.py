@@ -141,7 +141,7 @@ def dask_client(skip_missing_part):
         skip_missing_part("dask.distributed is not installed")
     with (
         LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
+            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
         ) as cluster,
         Client(cluster) as client,
     ):

@@ -27,6 +27,7 @@ class Batch:
         self.function = function
         self.callback = callback
         self.future: Future = Future()  # the executor's, once it has been asked
+        self.was_refused = False
 
 
 class OnExecutor(AutoBatchingMixin, ParallelBackendBase):
@@ -84,17 +85,16 @@ class OnExecutor(AutoBatchingMixin, ParallelBackendBase):
                     return
                 batch = self._waiting.popleft()
                 self._under_way.add(batch)
-            batch.future = self._start(batch.function)
+            self._start(batch)
             batch.future.add_done_callback(partial(self._end, batch))
 
-    def _start(self, function: Callable) -> Future:
-        """Submit to the executor; where that fails, return a future that failed."""
+    def _start(self, batch: Batch) -> None:
+        """Submit to the executor; if it refuses, the batch gets a future that failed."""
         try:
-            return self._send(function)
+            batch.future = self._send(batch.function)
         except Exception as error:
-            failed: Future = Future()
-            failed.set_exception(error)
-            return failed
+            batch.was_refused = True
+            batch.future.set_exception(error)
 
     def _send(self, function: Callable) -> Future:
         return self.executor_for(self._n_jobs).submit(function)

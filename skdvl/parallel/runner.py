@@ -167,7 +167,8 @@ class TaskRunner(Generic[P, R]):
         except RuntimeError as error:
             if not _is_lost_pool(error):
                 raise
-            yield Lost(sorted(under_way), error, 1, is_certain=False)
+            n_attempts = getattr(error, "n_attempts", 1)
+            yield Lost(sorted(under_way), error, n_attempts, is_certain=False)
 
 
 def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:

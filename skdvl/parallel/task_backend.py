@@ -65,10 +65,15 @@ class TaskBackend(ExecutorBackend):
 
     def retrieve_result_callback(self, out: Batch) -> Any:
         """Return the outcomes of a batch, or which tasks were lost."""
+        if out.was_refused:
+            # an end for joblib, which would go on to send tasks to an executor that takes none
+            return out.future.result()
         try:
             return out.future.result()
         except BrokenExecutor as error:
             n_attempts = getattr(error, "n_attempts", 1)
+            if n_attempts is None:
+                raise
             return self._lost(out, error, n_attempts, is_certain=isinstance(error, WorkerLostError))
         except Exception as error:
             if type(error).__name__ != "KilledWorker":
@@ -78,7 +83,7 @@ class TaskBackend(ExecutorBackend):
             return self._lost(out, error, n_attempts, is_certain=False)
 
     def _lost(
-        self, batch: Batch, error: BaseException, n_attempts: int | None, *, is_certain: bool
+        self, batch: Batch, error: BaseException, n_attempts: int, *, is_certain: bool
     ) -> list[Lost]:
         # the items of joblib's batches are (function, args, kwargs); ours are tasks
         return [
