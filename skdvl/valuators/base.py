@@ -17,7 +17,7 @@ from skdvl.estimation.result import intervals, value_frame
 from skdvl.sampling.base import Estimate
 from skdvl.valuators.row_lookup import RowLookup
 
-__all__ = ["DataValuator", "index_of"]
+__all__ = ["DataValuator", "index_of", "refuse_missing"]
 
 
 class DataValuator(TransformerMixin, BaseEstimator, ABC):
@@ -154,6 +154,7 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
             return validate_data(self, X, reset=reset, **options)
         numeric = base is not None and is_regressor(base)
         X, y = validate_data(self, X, y, reset=reset, y_numeric=numeric, **options)
+        refuse_missing(y, "y")
         if base is None or is_classifier(base):
             check_classification_targets(y)
         return X, y
@@ -162,6 +163,7 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
         base = self._valued_estimator()
         y = column_or_1d(y, warn=True)
         check_consistent_length(X, y)
+        refuse_missing(y, "y")
         if base is None or is_classifier(base):
             check_classification_targets(y)
         elif is_regressor(base):
@@ -190,6 +192,16 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
                 setattr(tags.input_tags, name, getattr(inner, name))
         tags.target_tags.required = True
         return tags
+
+
+def refuse_missing(y: NDArray[Any], name: str) -> None:
+    """Raise a ValueError if a label or target is missing: None and NA too, not only NaN."""
+    n_missing = int(pd.isna(y).sum())
+    if n_missing:
+        raise ValueError(
+            f"Input {name} contains NaN: {n_missing} of {len(y)} labels or targets are missing. "
+            "Drop these rows."
+        )
 
 
 def index_of(X: Any) -> Any:

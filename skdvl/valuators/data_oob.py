@@ -74,7 +74,7 @@ class DataOOBValuator(DataValuator):
         Labels; only for classifiers.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features; only if X has names that are all strings.
 
     References

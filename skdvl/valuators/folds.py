@@ -48,7 +48,9 @@ class Players:
         ValueError
             If there are not as many labels as rows, or one is missing.
         """
-        labels = np.asarray(groups)
+        # numpy would turn the numbers and missing labels of a list with a text into texts
+        plain = pd.Series(groups) if isinstance(groups, (list, tuple)) else groups
+        labels = np.asarray(plain)
         if labels.shape != (n_samples,):
             raise ValueError(
                 f"groups must hold one label per sample: {n_samples} samples, "
@@ -66,6 +68,15 @@ class Players:
     def n_players(self) -> int:
         """Number of players."""
         return int(self.of_row.max()) + 1
+
+    def sorted_labels(self) -> NDArray[np.intp]:
+        """Return the order of the labels; labels of several types go by type, then by text."""
+        assert self.labels is not None
+        try:
+            return np.argsort(self.labels, kind="stable")
+        except TypeError:
+            keys = [(type(label).__name__, str(label)) for label in self.labels]
+            return np.array(sorted(range(len(keys)), key=keys.__getitem__), dtype=np.intp)
 
     def within(self, rows: NDArray[np.intp]) -> tuple[NDArray[np.intp], NDArray[np.intp] | None]:
         """Return the players with rows among ``rows``, and each row's player among those."""
@@ -106,10 +117,10 @@ def make_folds(
     folds, mine = [], []
     trained = np.zeros(len(y), dtype=bool)
     for number, (train, test) in enumerate(splitter.split(X, y, split_groups)):
-        rows = np.unique(np.asarray(train, dtype=np.intp))  # a coalition is a set, and ascending
+        rows = np.unique(_positions(train))  # a coalition is a set, and ascending
         trained[rows] = True
         fold_players, player_of_row = players.within(rows)
-        test = np.asarray(test, dtype=np.intp)
+        test = _positions(test)
         fold = Fold(
             number,
             take_rows(X, rows),
@@ -129,6 +140,12 @@ def make_folds(
             stacklevel=4,
         )
     return folds, mine
+
+
+def _positions(part: Any) -> NDArray[np.intp]:
+    """Return the rows of a part of a split, which may be a mask as it may in scikit-learn."""
+    part = np.asarray(part)
+    return np.flatnonzero(part) if part.dtype == bool else part.astype(np.intp)
 
 
 def default_splitter(y: NDArray[Any], classes: NDArray[Any] | None) -> Any:

@@ -79,7 +79,7 @@ class KNNShapleyValuator(DataValuator):
         Labels; only if targets are labels.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features; only if X has names that are all strings.
 
     See Also

@@ -17,6 +17,7 @@ from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
 from skdvl.caching import Cache
+from skdvl.estimation.budget import check_budget
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.result import ValuationResult
 from skdvl.estimation.stopping import StoppingRule
@@ -24,11 +25,11 @@ from skdvl.metrics import resolve_scorer
 from skdvl.parallel import single_threaded
 from skdvl.sampling.base import Estimate, SamplingScheme
 from skdvl.semivalues import Semivalue
-from skdvl.utilities.dispatch import has_own_score, make_utility
-from skdvl.utilities.fingerprint import fingerprint
+from skdvl.utilities.dispatch import followed_scoring, has_own_score, make_utility
+from skdvl.utilities.fingerprint import FingerprintError, fingerprint
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
-from skdvl.valuators.base import DataValuator, index_of
+from skdvl.valuators.base import DataValuator, index_of, refuse_missing
 from skdvl.valuators.folds import Players, held_out_fold, make_folds
 
 __all__ = ["RetrainingValuator"]
@@ -141,6 +142,8 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         classes = None
         if is_classifier(base):
             self.classes_ = classes = np.unique(y)
+        else:
+            self.__dict__.pop("classes_", None)  # of an earlier fit
         if X_val is not None:
             _check_labels(y_val, classes)
         with single_threaded():
@@ -153,8 +156,12 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
             else:
                 folds, mine = make_folds(data, y, self.cv, classes, players, groups)
             utilities = [self._utility(base, fold) for fold in folds]
-        result = self._estimate_games(utilities, mine, players.n_players)
+        run = self._identify(utilities) if self.warm_start else None
+        total = check_budget(self.max_evals, utilities, players.n_players)
+        previous = self._previous_run(run, total)
+        result = self._estimate_games(utilities, mine, players.n_players, previous)
         self._keep(result, X, y, players, index)
+        self._run = run
         return self
 
     def revalue(self, semivalue: str | Semivalue) -> pd.DataFrame:
@@ -193,11 +200,13 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         X_val = self._validate(X_val, reset=False)
         y_val = column_or_1d(y_val, warn=True)
         check_consistent_length(X_val, y_val)
+        refuse_missing(y_val, "y_val")
         return X_val, y_val
 
     def _utility(self, base: Any, fold: Fold) -> SupervisedUtility:
         """Return a fold's utility, after its full model was fitted and scored once, uncaught."""
-        scorer = resolve_scorer(self.scoring, base)
+        followed = followed_scoring(base) if self.scoring is None else self.scoring
+        scorer = resolve_scorer(followed, base)
         judge = Judge(fold, scorer, scorer is None and has_own_score(base))
         full_model = clone(base).fit(fold.X, fold.y)
         name = "the estimator's score" if self.scoring is None else f"scoring={self.scoring!r}"
@@ -232,9 +241,12 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         return utility
 
     def _estimate_games(
-        self, utilities: list[SupervisedUtility], mine: list[NDArray[np.intp]], n_players: int
+        self,
+        utilities: list[SupervisedUtility],
+        mine: list[NDArray[np.intp]],
+        n_players: int,
+        previous: ValuationResult | None,
     ) -> ValuationResult:
-        previous = self._previous_run(utilities) if self.warm_start else None
         result = estimate_games(
             utilities,
             mine,
@@ -262,25 +274,40 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
             )
         return result
 
-    def _previous_run(self, utilities: list[SupervisedUtility]) -> ValuationResult | None:
+    def _identify(self, utilities: list[SupervisedUtility]) -> bytes:
+        """Return a digest of the games and of how they are sampled."""
+        seed = self.random_state
+        if isinstance(seed, Integral):
+            seed = int(seed)
+        elif seed is not None:
+            seed = "drawn"
+        try:
+            games = [utility.fingerprint() for utility in utilities]
+            return fingerprint(games, self._semivalue, self.method, seed)
+        except FingerprintError as error:
+            raise FingerprintError(
+                f"warm_start=True must be able to tell that a fit is of the same game: {error}"
+            ) from error
+
+    def _previous_run(self, run: bytes | None, total: int) -> ValuationResult | None:
         """Return the run to extend, and see that it is one of the same games."""
-        games = [utility.fingerprint() for utility in utilities]
-        seed = self.random_state if isinstance(self.random_state, (int, type(None))) else "drawn"
-        run = fingerprint(games, self._semivalue, self.method, seed)
-        previous = getattr(self, "_result", None)
-        if previous is not None:
-            if run != self._run:
-                raise ValueError(
-                    "warm_start=True extends the previous fit, but the data or a parameter that "
-                    "decides the game or its sampling have changed. Set warm_start=False to "
-                    "start anew."
-                )
-            if self.max_evals != "auto" and self.max_evals < previous.n_evals:
-                raise ValueError(
-                    f"max_evals={self.max_evals} is less than the {previous.n_evals} evaluations "
-                    "of the previous fit. With warm_start=True it is the total."
-                )
-        self._run: bytes = run
+        # A fit without warm_start is not identified, which would take a digest of the data. After
+        # it a run starts anew, to the same bits.
+        if run is None or getattr(self, "_run", None) is None:
+            return None
+        previous: ValuationResult = self._result
+        if run != self._run:
+            raise ValueError(
+                "warm_start=True extends the previous fit, but the data or a parameter that "
+                "decides the game or its sampling have changed. Set warm_start=False to "
+                "start anew."
+            )
+        may_exceed = self.max_evals == "auto" and previous.scheme.is_exact
+        if total < previous.n_evals and not may_exceed:
+            raise ValueError(
+                f"max_evals={self.max_evals!r} allows {total} evaluations, less than the "
+                f"{previous.n_evals} of the previous fit. With warm_start=True it is the total."
+            )
         return previous
 
     def _keep(
@@ -298,8 +325,10 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         engines = {game.engine for game in result.games}
         self.engine_ = engines.pop() if len(engines) == 1 else ", ".join(sorted(engines))
         self.cache_info_ = result.cache_info
+        for name in ("group_labels_", "group_values_", "group_standard_errors_"):
+            self.__dict__.pop(name, None)  # of an earlier fit
         if players.labels is not None:
-            order = np.argsort(players.labels)
+            order = players.sorted_labels()
             self.group_labels_ = players.labels[order]
             self.group_values_ = result.values[order]
             self.group_standard_errors_ = result.standard_errors[order]
@@ -343,8 +372,16 @@ def _check_labels(y_val: NDArray[Any], classes: NDArray[Any] | None) -> None:
 
 def _needs_frames(estimator: Any) -> bool:
     """Tell whether a frame's column names may matter to the estimator."""
-    nested = any(hasattr(v, "get_params") for v in estimator.get_params(deep=True).values())
-    return nested or not type(estimator).__module__.startswith("sklearn.")
+    parameters = list(estimator.get_params(deep=True).values())
+    nested = any(hasattr(value, "get_params") for value in parameters)
+    named = any(_has_texts(value) for value in parameters)
+    return nested or named or not type(estimator).__module__.startswith("sklearn.")
+
+
+def _has_texts(value: Any) -> bool:
+    """Tell whether a parameter is a container of texts, such as ``monotonic_cst={"age": 1}``."""
+    is_container = isinstance(value, (dict, list, tuple, set, np.ndarray))
+    return is_container and any(isinstance(item, str) for item in value)
 
 
 def _plain(X: Any) -> Any:

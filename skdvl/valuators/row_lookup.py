@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from numbers import Real
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,8 @@ def row_digests(X: Any) -> list[bytes]:
     """Return a 128-bit digest of every row's content.
 
     Numbers count as float64, -0.0 as 0.0, every NaN as the same; only entries other than 0 are
-    digested, so that sparse and dense rows agree. Other entries count by their text.
+    digested, so that sparse and dense rows agree. Other entries count by their text, one by one:
+    whether "1" is a text must not depend on the other rows.
     """
     if hasattr(X, "tocsr"):
         return _sparse_digests(X.tocsr().astype(np.float64, copy=True))
@@ -49,18 +51,22 @@ def _number_digests(array: NDArray[np.float64], extra: list[str] | None = None) 
 
 
 def _frame_digests(frame: Any) -> list[bytes]:
-    """Digest a frame: its numeric columns as numbers, the others as text."""
+    """Digest a frame: numbers and missing entries as numbers, others as text."""
     columns = [frame[name] for name in frame.columns]
     numbers = np.zeros((len(frame), len(columns)))
     texts: list[list[str]] = []
     for j, column in enumerate(columns):
         values = np.asarray(column)
         if values.dtype.kind not in "biuf":
-            try:
-                values = values.astype(np.float64)
-            except (TypeError, ValueError):
-                texts.append([f"{j}={value!s}" for value in values.tolist()])
-                continue
+            is_missing = pd.isna(values)
+            is_number = np.array([isinstance(value, Real) for value in values]) & ~is_missing
+            is_text = ~(is_number | is_missing)
+            if is_text.any():
+                shown = zip(values, is_text, strict=True)
+                texts.append([f"{j}={value!s}" if text else "" for value, text in shown])
+            numbers[is_number, j] = values[is_number].astype(np.float64)
+            numbers[is_missing, j] = np.nan
+            continue
         numbers[:, j] = values
     return _number_digests(
         numbers, ["\0".join(parts) for parts in zip(*texts, strict=True)] if texts else None

@@ -84,7 +84,7 @@ class ShapleyValuator(RetrainingValuator):
         Class labels, if the estimator is a classifier.
     n_features_in_ : int
         Number of features seen in `fit`.
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
         Names of the features, where X has such.
 
     References
