@@ -91,19 +91,21 @@ class SamplingScheme(ABC):
         The name under which ``method`` finds the scheme.
     is_exact : bool
         Whether the values are free of sampling error once the plan is exhausted.
-    rows_per_draw : int
-        Coalitions or orders that make one draw.
     """
 
     name: ClassVar[str]
     is_exact: ClassVar[bool] = False
-    rows_per_draw: ClassVar[int] = 1
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         if name is not None:
             cls.name = name
             SCHEMES[name] = cls
+
+    @property
+    def rows_per_draw(self) -> int:
+        """Number of coalitions or orders that make one draw."""
+        return 1
 
     @abstractmethod
     def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
@@ -182,10 +184,9 @@ def marginal_efficiency(p: NDArray[np.float64]) -> float:
     return float(1.0 / (len(p) * np.sum(p**2)))
 
 
-def next_total(n_done: int, first: int, step: int) -> int:
+def next_total(n_done: int, first: int) -> int:
     """Return after how many draws the next round ends: rounds grow geometrically."""
-    total = max(first, math.ceil(_GROWTH * n_done))
-    return step * math.ceil(total / step)
+    return max(first, math.ceil(_GROWTH * n_done))
 
 
 def split_into_chunks(
@@ -193,8 +194,12 @@ def split_into_chunks(
     n_draws: int,
     per_chunk: int,
     laws: Sequence[NDArray[np.float64] | None] = (None, None),
+    halves: tuple[int, int] = (0, 1),
+    before: Sequence[Chunk] = (),
 ) -> list[Chunk]:
     """Split the next draws of a log into chunks that belong to the two halves in turn.
+
+    There are as many chunks of the one half as of the other, all of about the same length.
 
     Parameters
     ----------
@@ -203,15 +208,26 @@ def split_into_chunks(
     n_draws : int
         How many draws.
     per_chunk : int
-        How many draws make a chunk; the last one may have fewer.
+        How many draws a chunk may have.
     laws : sequence of two laws
         For the two halves.
+    halves : tuple of two int
+        What to call them.
+    before : sequence of Chunk
+        Other chunks of the round, which come first.
     """
-    first, start = log.n_chunks, log.n_draws
-    chunks: list[Chunk] = []
-    for offset in range(0, n_draws, per_chunk):
-        index = first + len(chunks)
-        half = index % 2
-        size = min(per_chunk, n_draws - offset)
-        chunks.append(Chunk(0, log.fold, index, half, start + offset, size, laws[half]))
-    return chunks
+    first, start = log.n_chunks + len(before), log.n_draws
+    n_chunks = min(2 * math.ceil(n_draws / (2 * per_chunk)), n_draws)
+    borders = [start + n_draws * number // n_chunks for number in range(n_chunks + 1)]
+    return [
+        Chunk(
+            stream=0,
+            fold=log.fold,
+            index=first + number,
+            half=halves[number % 2],
+            start=borders[number],
+            n_draws=borders[number + 1] - borders[number],
+            law=laws[number % 2],
+        )
+        for number in range(n_chunks)
+    ]

@@ -15,7 +15,7 @@ from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.semivalues import Semivalue, size_weights
 
-__all__ = ["Exact", "count_coalitions"]
+__all__ = ["Exact", "count_coalitions", "enumerated_coalitions", "enumerated_sums"]
 
 
 def count_coalitions(n_players: int, target: Semivalue) -> int:
@@ -78,39 +78,55 @@ class Exact(SamplingScheme, name="exact"):
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Return the coalitions of the chunk's range, by size and then in lexicographic order."""
-        assert chunk.law is not None
-        sizes = np.flatnonzero(chunk.law)
-        counts = np.array([math.comb(n_players, int(k)) for k in sizes])
-        ends = np.cumsum(counts)
-        ranks = np.arange(chunk.start, chunk.start + chunk.n_draws)
-        which = np.searchsorted(ends, ranks, side="right")
-        coalitions = np.empty((chunk.n_draws, n_players), dtype=bool)
-        for position in np.unique(which):
-            mine = which == position
-            first = ends[position] - counts[position]
-            coalitions[mine] = _unrank(n_players, int(sizes[position]), ranks[mine] - first)
-        return coalitions
+        return enumerated_coalitions(n_players, chunk)
 
     def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
         """Return exact values, with standard errors of 0."""
-        n_players = game.n_players
-        m, a = size_weights(target.size_distribution(n_players))
-        centre = (game.empty + game.full) / 2  # keeps the sums small
-        values = np.full(n_players, m[0] * game.empty + m[-1] * game.full)
+        m, a = size_weights(target.size_distribution(game.n_players))
+        values = np.full(game.n_players, m[0] * game.empty + m[-1] * game.full)
         for _, coalitions, utilities in log.replay(self):
-            sizes = coalitions.sum(axis=1)
-            n_of_size = np.array([math.comb(n_players, int(k)) for k in sizes], dtype=np.float64)
-            deviations = (utilities - centre) / n_of_size
-            weighted = a[sizes] * deviations
-            values += weighted @ coalitions
-            values += np.sum(m[sizes] * (utilities / n_of_size) - weighted * sizes / n_players)
-        return Estimate(values, np.zeros(n_players))
+            values += enumerated_sums(game, m, a, coalitions, utilities)
+        return Estimate(values, np.zeros(game.n_players))
 
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return 1 if all sizes that matter are enumerated, else 0."""
         sizes = _sizes_that_matter(n_players, target)
         laws = [chunk.law for chunk in chunks[:1] if chunk.law is not None]
         return float(not len(sizes) or (bool(laws) and bool((laws[0][sizes] > 0).all())))
+
+
+def enumerated_coalitions(n_players: int, chunk: Chunk) -> NDArray[np.bool_]:
+    """Return the coalitions of the sizes in a chunk's law, of them the chunk's range."""
+    assert chunk.law is not None
+    sizes = np.flatnonzero(chunk.law)
+    counts = np.array([math.comb(n_players, int(k)) for k in sizes])
+    ends = np.cumsum(counts)
+    ranks = np.arange(chunk.start, chunk.start + chunk.n_draws)
+    which = np.searchsorted(ends, ranks, side="right")
+    coalitions = np.empty((chunk.n_draws, n_players), dtype=bool)
+    for position in np.unique(which):
+        mine = which == position
+        first = ends[position] - counts[position]
+        coalitions[mine] = _unrank(n_players, int(sizes[position]), ranks[mine] - first)
+    return coalitions
+
+
+def enumerated_sums(
+    game: Game,
+    m: NDArray[np.float64],
+    a: NDArray[np.float64],
+    coalitions: NDArray[np.generic],
+    utilities: NDArray[np.float64],
+) -> NDArray[np.float64]:
+    """Return what coalitions add to the values if all of their sizes are evaluated."""
+    sizes = coalitions.sum(axis=1)
+    kinds, which = np.unique(sizes, return_inverse=True)
+    n_of_kind = np.array([math.comb(game.n_players, int(k)) for k in kinds], dtype=np.float64)
+    n_of_size = n_of_kind[which]
+    centre = (game.empty + game.full) / 2  # keeps the sums small
+    weighted = a[sizes] * ((utilities - centre) / n_of_size)
+    shared = np.sum(m[sizes] * (utilities / n_of_size) - weighted * sizes / game.n_players)
+    return weighted @ coalitions + shared
 
 
 def _unrank(n_players: int, size: int, ranks: NDArray[np.intp]) -> NDArray[np.bool_]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +30,10 @@ class Chunk:
     index : int
         Position among the chunks of this game; with stream and fold it is the seed.
     half : int
-        0 or 1: which half of the draws it belongs to, for schemes that compare halves.
+        0 or 1: which half of the draws it belongs to; 2 or 3 for draws of the two halves by laws
+        that they set for each other; -1 for an enumeration, which belongs to no half.
     start : int
-        Number of draws in the chunks before this one.
+        Number of draws in the chunks before this one; of coalitions, where sizes are enumerated.
     n_draws : int
         Number of draws.
     law : ndarray of shape (n_players + 1,) or None
@@ -47,6 +48,24 @@ class Chunk:
     start: int
     n_draws: int
     law: NDArray[np.float64] | None = None
+
+    def __getstate__(self) -> tuple[object, ...]:
+        """Return the fields, of the law only where it changes: it comes in steps."""
+        state = (self.stream, self.fold, self.index, self.half, self.start, self.n_draws)
+        if self.law is None:
+            return (*state, None)
+        starts = np.append(0, np.flatnonzero(np.diff(self.law)) + 1)
+        return (*state, (starts, self.law[starts], len(self.law)))
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        *numbers, packed = state
+        names = ("stream", "fold", "index", "half", "start", "n_draws")
+        self.__dict__.update(zip(names, numbers, strict=True))
+        law = None
+        if packed is not None:
+            starts, steps, length = packed
+            law = np.repeat(steps, np.diff(np.append(starts, length)))
+        self.__dict__["law"] = law
 
     def rng(self, entropy: int) -> np.random.Generator:
         """Return the chunk's generator, always in its first state."""
@@ -134,6 +153,12 @@ class EvaluationLog:
         earlier = EvaluationLog(self.entropy, self.fold, self.n_players)
         earlier.rounds = self.rounds[:n_rounds]
         return earlier
+
+    def of_half(self, half: int) -> EvaluationLog:
+        """Return a log of the entries of one half, without later ones by adapted laws."""
+        part = EvaluationLog(self.entropy, self.fold, self.n_players)
+        part.rounds = [[e for e in entries if e.chunk.half == half] for entries in self.rounds]
+        return part
 
     @property
     def n_evals(self) -> int:

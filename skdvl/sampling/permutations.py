@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,9 +48,7 @@ class OrderScheme(SamplingScheme):
         cost = self.cost_per_draw(game.n_players)
         per_chunk = max(1, game.evals_per_chunk // cost)
         first = max(2, 2 * game.n_players // cost)
-        return split_into_chunks(
-            log, next_total(log.n_draws, first, per_chunk) - log.n_draws, per_chunk
-        )
+        return split_into_chunks(log, next_total(log.n_draws, first) - log.n_draws, per_chunk)
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
         """Return uniform random orders."""
@@ -139,7 +136,10 @@ class Antithetic(OrderScheme, name="antithetic"):
        estimation." JMLR.
     """
 
-    rows_per_draw: ClassVar[int] = 2
+    @property
+    def rows_per_draw(self) -> int:
+        """Two: the order and its reverse."""
+        return 2
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
         """Return each random order, followed by its reverse."""

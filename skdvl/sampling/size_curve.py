@@ -5,14 +5,17 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_size_curve"]
+__all__ = ["fit_size_curves"]
 
 _WINDOW = 8.0  # observations that a point of the smooth curve leans on
 _TRUST_IN_SMOOTH = 2.0  # the smooth curve weighs as much as so many observations at a size
+_TRUST_IN_MEAN = 1e-3  # as many observations at the overall mean, where a window is empty
 
 
-def fit_size_curve(counts: NDArray[np.float64], sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return a mean utility for every size from sparse observations.
+def fit_size_curves(
+    counts: NDArray[np.float64], sums: NDArray[np.float64], expected: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return a mean utility for every size from sparse observations, for several curves at once.
 
     Each size's own mean, drawn towards a local line through the observations nearest in size. The
     own mean wins where there are several observations: utilities jump where a model needs k rows,
@@ -20,28 +23,42 @@ def fit_size_curve(counts: NDArray[np.float64], sums: NDArray[np.float64]) -> ND
 
     Parameters
     ----------
-    counts : ndarray of shape (n_players + 1,)
-        Number of observations of each size; at least one in all.
-    sums : ndarray of shape (n_players + 1,)
+    counts : ndarray of shape (n_curves, n_players + 1)
+        Number of observations of each size; at least one in all for each curve.
+    sums : ndarray of shape (n_curves, n_players + 1)
         Sum of the observed utilities of each size.
+    expected : ndarray of shape (n_players + 1,)
+        About how many observations of each size were to be expected. It sets how far a point
+        looks, so that this does not depend on what was drawn.
 
     Returns
     -------
-    ndarray of shape (n_players + 1,)
+    ndarray of shape (n_curves, n_players + 1)
     """
-    position = np.linspace(-1.0, 1.0, len(counts))
-    totals = np.zeros((5, len(counts) + 1))
-    moments = (counts, counts * position, counts * position**2, sums, sums * position)
-    np.cumsum(moments, axis=1, out=totals[:, 1:])
-    reached = totals[0, 1:]
-    centre = reached - counts / 2
-    low = np.searchsorted(reached, centre - _WINDOW / 2, side="right")
-    high = np.searchsorted(reached, centre + _WINDOW / 2, side="left")
-    low = np.minimum(low, np.arange(len(counts)))
-    high = np.clip(high, np.arange(len(counts)), len(counts) - 1)
-    n, x, xx, u, xu = totals[:, high + 1] - totals[:, low]
-    n = np.maximum(n, 1e-300)
+    n_curves, n_sizes = counts.shape
+    position = np.linspace(-1.0, 1.0, n_sizes)
+    totals = np.zeros((5, n_curves, n_sizes + 1))
+    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
+    np.cumsum(counts * position, axis=1, out=totals[1, :, 1:])
+    np.cumsum(counts * position**2, axis=1, out=totals[2, :, 1:])
+    np.cumsum(sums, axis=1, out=totals[3, :, 1:])
+    np.cumsum(sums * position, axis=1, out=totals[4, :, 1:])
+    low, high = _windows(expected)
+    n, x, xx, u, xu = totals[:, :, high + 1] - totals[:, :, low]
+    overall = totals[3, :, -1:] / totals[0, :, -1:]
+    n = n + _TRUST_IN_MEAN
+    u = u + _TRUST_IN_MEAN * overall
     spread = xx - x**2 / n
-    slope = np.divide(xu - x * u / n, spread, out=np.zeros_like(n), where=spread > 1e-9 * n)
+    slope = np.divide(xu - x * u / n, spread, out=np.zeros_like(n), where=spread > 1e-6 * n)
     line = u / n + slope * (position - x / n)
     return (sums + _TRUST_IN_SMOOTH * line) / (counts + _TRUST_IN_SMOOTH)
+
+
+def _windows(expected: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return the first and last size that the line at each size is fitted to."""
+    reached = np.cumsum(expected)
+    centre = reached - expected / 2
+    size = np.arange(len(expected))
+    low = np.searchsorted(reached, centre - _WINDOW / 2, side="right")
+    high = np.searchsorted(reached, centre + _WINDOW / 2, side="left")
+    return np.minimum(low, size), np.clip(high, size, len(size) - 1)
