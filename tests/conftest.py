@@ -170,9 +170,11 @@ def _on_executor(make, *needed):
     def enter(get):
         from skdvl.parallel import ExecutorBackend
 
-        with make(*(get(name) for name in needed)) as executor:
-            with joblib.parallel_config(backend=ExecutorBackend(executor), n_jobs=2):
-                yield
+        with (
+            make(*(get(name) for name in needed)) as executor,
+            joblib.parallel_config(backend=ExecutorBackend(executor), n_jobs=2),
+        ):
+            yield
 
     return enter
 

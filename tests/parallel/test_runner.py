@@ -161,9 +161,11 @@ def test_n_jobs_follows_the_context_and_wins_over_it():
 
 
 def test_verbose_of_joblib(capsys):
-    with joblib.parallel_config(backend="loky", verbose=100, n_jobs=2):
-        with TaskRunner(double, None) as runner:
-            assert list(runner.run(range(5))) == [0, 2, 4, 6, 8]
+    with (
+        joblib.parallel_config(backend="loky", verbose=100, n_jobs=2),
+        TaskRunner(double, None) as runner,
+    ):
+        assert list(runner.run(range(5))) == [0, 2, 4, 6, 8]
     assert "Done" in capsys.readouterr().out
 
 
@@ -216,14 +218,19 @@ def test_two_runners_in_two_threads_do_not_disturb_each_other(data, expected):
     results = {}
 
     def work(name, n_jobs):
-        with joblib.parallel_config(backend="loky", n_jobs=n_jobs):
-            with TaskRunner(fit_on_subset, data) as runner:
-                results[name] = list(runner.run(PAYLOADS)) + list(runner.run(PAYLOADS))
+        with (
+            joblib.parallel_config(backend="loky", n_jobs=n_jobs),
+            TaskRunner(fit_on_subset, data) as runner,
+        ):
+            results[name] = list(runner.run(PAYLOADS)) + list(runner.run(PAYLOADS))
 
     def fail():
-        with joblib.parallel_config(backend="loky", n_jobs=2):
-            with TaskRunner(misbehave, None) as runner, pytest.raises(ValueError, match="itself"):
-                list(runner.run(["fine"] * 20 + ["value"]))
+        with (
+            joblib.parallel_config(backend="loky", n_jobs=2),
+            TaskRunner(misbehave, None) as runner,
+            pytest.raises(ValueError, match="itself"),
+        ):
+            list(runner.run(["fine"] * 20 + ["value"]))
         results["failed"] = True
 
     threads = [threading.Thread(target=work, args=("two", 2)), threading.Thread(target=fail)]
@@ -250,10 +257,12 @@ def test_grouping():
 
 def test_grouping_does_not_show(data, expected):
     for seconds in (1e-6, 1.0):
-        with joblib.parallel_config(backend="loky", n_jobs=2):
-            with TaskRunner(fit_on_subset, data) as runner:
-                runner._grouping.measure(1, seconds)
-                assert_same_bits(list(runner.run(PAYLOADS)), expected)
+        with (
+            joblib.parallel_config(backend="loky", n_jobs=2),
+            TaskRunner(fit_on_subset, data) as runner,
+        ):
+            runner._grouping.measure(1, seconds)
+            assert_same_bits(list(runner.run(PAYLOADS)), expected)
 
 
 def test_packing_keeps_arrays_out_of_the_pickle():
