@@ -1,26 +1,23 @@
-"""How predictions are judged: skdvl's two scorers, the view that scorers see, batched metrics.
+"""How predictions are judged: skdvl's two scorers, the view that scorers see, which metric serves.
 
-A scorer of scikit-learn judges one model. An engine predicts for hundreds of coalitions at once,
-so the common metrics also exist here as functions of stacked predictions; every other scorer is
-called once per model through a `PredictionView`.
+Where a scorer has a batched metric, see `skdvl.batched_metrics`, that judges; every other scorer
+is called once per model through a `PredictionView`.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import rankdata
 from sklearn.base import BaseEstimator
 from sklearn.metrics import check_scoring, get_scorer
 
+from skdvl.batched_metrics import CLASSIFICATION, REGRESSION, Metric, SquashedR2Metric
+
 __all__ = [
-    "Metric",
     "PredictionView",
-    "R2Metric",
     "align_decision",
     "align_proba",
     "find_metric",
@@ -49,8 +46,10 @@ class TrueClassProbability:
 
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
         proba = estimator.predict_proba(X)
-        columns = np.searchsorted(estimator.classes_, np.asarray(y))
-        return float(np.mean(proba[np.arange(len(columns)), columns]))
+        labels, classes = np.asarray(y), np.asarray(estimator.classes_)
+        columns = np.minimum(np.searchsorted(classes, labels), len(classes) - 1)
+        is_known = classes[columns] == labels  # a class that the model never saw has probability 0
+        return float(np.mean(proba[np.arange(len(columns)), columns] * is_known))
 
     def __repr__(self) -> str:
         return self.name
@@ -79,7 +78,7 @@ class SquashedR2:
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
         target = np.asarray(y, dtype=np.float64)
         predicted = np.asarray(estimator.predict(X), dtype=np.float64).reshape(1, -1)
-        return float(_SquashedR2Metric(target, None)(predicted)[0])
+        return float(SquashedR2Metric(target, None)(predicted)[0])
 
     def __repr__(self) -> str:
         return self.name
@@ -213,166 +212,6 @@ def align_decision(
     return aligned
 
 
-class Metric(ABC):
-    """A metric of stacked predictions: one number per model.
-
-    Parameters
-    ----------
-    y_val : ndarray of shape (n_val,)
-        For a classifier the codes of the true classes (positions in ``classes``), otherwise the
-        true targets.
-    classes : ndarray of shape (n_classes,) or None
-        Class set of the whole fit; None for regression.
-
-    Attributes
-    ----------
-    responses : tuple of str
-        Which predictions the metric can use, best first.
-    equals_scorer : bool
-        Whether the number is the scorer's to the bit, not only to rounding.
-    """
-
-    responses: ClassVar[tuple[str, ...]]
-    equals_scorer: ClassVar[bool] = False
-
-    def __init__(self, y_val: NDArray[Any], classes: NDArray[Any] | None) -> None:
-        self.y_val = y_val
-        self.classes = classes
-
-    @abstractmethod
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        """Judge models.
-
-        Parameters
-        ----------
-        predictions : ndarray
-            "predict": class codes or targets, shape (n_models, n_val). "predict_proba": shape
-            (n_models, n_val, n_classes). "decision_function": shape (n_models, n_val), or
-            (n_models, n_val, n_classes) with more than two classes.
-
-        Returns
-        -------
-        ndarray of shape (n_models,)
-        """
-
-
-class _Accuracy(Metric):
-    responses = ("predict",)
-    equals_scorer = True
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return np.mean(predictions == self.y_val, axis=1)
-
-
-class _BalancedAccuracy(Metric):
-    responses = ("predict",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        right = predictions == self.y_val
-        recalls = [right[:, self.y_val == code].mean(axis=1) for code in np.unique(self.y_val)]
-        return np.mean(recalls, axis=0)
-
-
-class _F1(Metric):
-    responses = ("predict",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        assert self.classes is not None
-        positive = int(np.flatnonzero(self.classes == 1)[0])
-        predicted = predictions == positive
-        actual = self.y_val == positive
-        hits = (predicted & actual).sum(axis=1)
-        total = predicted.sum(axis=1) + actual.sum()
-        return np.divide(2.0 * hits, total, out=np.zeros(len(hits)), where=total > 0)
-
-
-def _of_true_classes(proba: NDArray[np.float64], codes: NDArray[np.intp]) -> NDArray[np.float64]:
-    # Indexing leaves the models along the last axis in memory; means along the other axis would
-    # then be summed in another order for many models than for one, and differ in the last bit.
-    return np.ascontiguousarray(proba[:, np.arange(len(codes)), codes])
-
-
-class _NegLogLoss(Metric):
-    responses = ("predict_proba",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        if predictions.shape[2] == 2:  # scikit-learn's scorer keeps p1 and takes 1 - p1 for p0
-            true = np.where(self.y_val == 1, predictions[:, :, 1], 1 - predictions[:, :, 1])
-        else:
-            true = _of_true_classes(predictions, self.y_val)
-        eps = np.finfo(predictions.dtype).eps
-        return np.log(np.clip(true, eps, 1 - eps)).mean(axis=1)
-
-
-class _TrueClassProbabilityMetric(Metric):
-    responses = ("predict_proba",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return _of_true_classes(predictions, self.y_val).mean(axis=1)
-
-
-class _RocAuc(Metric):
-    responses = ("decision_function", "predict_proba")
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        scores = predictions[:, :, 1] if predictions.ndim == 3 else predictions
-        positive = self.y_val == 1
-        n_positive = positive.sum()
-        rank_sums = rankdata(scores, axis=1)[:, positive].sum(axis=1)
-        wins = rank_sums - n_positive * (n_positive + 1) / 2
-        return wins / (n_positive * (len(positive) - n_positive))
-
-
-class R2Metric(Metric):
-    """R², with scikit-learn's values for constant targets."""
-
-    responses = ("predict",)
-    equals_scorer = True
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        """See `Metric.__call__`."""
-        residual = ((self.y_val - predictions) ** 2).sum(axis=1)
-        total = ((self.y_val - self.y_val.mean()) ** 2).sum()
-        if total == 0:  # scikit-learn's force_finite
-            return np.where(residual == 0, 1.0, 0.0)
-        return 1 - residual / total
-
-
-class _SquashedR2Metric(R2Metric):
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return 1 / (2 - super().__call__(predictions))
-
-
-class _NegMeanSquaredError(Metric):
-    responses = ("predict",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return -((self.y_val - predictions) ** 2).mean(axis=1)
-
-
-class _NegMeanAbsoluteError(Metric):
-    responses = ("predict",)
-
-    def __call__(self, predictions: NDArray[Any]) -> NDArray[np.float64]:
-        return -np.abs(self.y_val - predictions).mean(axis=1)
-
-
-_CLASSIFICATION: dict[str, type[Metric]] = {
-    "accuracy": _Accuracy,
-    "balanced_accuracy": _BalancedAccuracy,
-    "f1": _F1,
-    "neg_log_loss": _NegLogLoss,
-    "roc_auc": _RocAuc,
-    "true_class_probability": _TrueClassProbabilityMetric,
-}
-_REGRESSION: dict[str, type[Metric]] = {
-    "r2": R2Metric,
-    "squashed_r2": _SquashedR2Metric,
-    "neg_mean_squared_error": _NegMeanSquaredError,
-    "neg_mean_absolute_error": _NegMeanAbsoluteError,
-}
-
-
 def _identity(scorer: Any) -> tuple[Any, ...] | None:
     """Return what makes two scorers of scikit-learn the same, None for other callables."""
     if not hasattr(scorer, "_score_func"):
@@ -386,7 +225,7 @@ def metric_name(scorer: Any, is_classifier: bool) -> str | None:
     """Return under which name a scorer has a batched metric, None where it has none."""
     if scorer is None:
         return "accuracy" if is_classifier else "r2"
-    for name in (*_CLASSIFICATION, *_REGRESSION):
+    for name in (*CLASSIFICATION, *REGRESSION):
         known = _OWN_SCORERS.get(name) or get_scorer(name)
         if scorer is known or (
             _identity(scorer) is not None and _identity(scorer) == _identity(known)
@@ -409,10 +248,10 @@ def find_metric(scorer: Any, y_val: NDArray[Any], classes: NDArray[Any] | None) 
     """
     name = metric_name(scorer, classes is not None)
     if classes is None:
-        if name not in _REGRESSION:
+        if name not in REGRESSION:
             return None
-        return _REGRESSION[name](np.asarray(y_val, dtype=np.float64), None)
-    if name not in _CLASSIFICATION:
+        return REGRESSION[name](np.asarray(y_val, dtype=np.float64), None)
+    if name not in CLASSIFICATION:
         return None
     codes = np.searchsorted(classes, y_val)
     present = np.unique(codes)
@@ -422,4 +261,4 @@ def find_metric(scorer: Any, y_val: NDArray[Any], classes: NDArray[Any] | None) 
         return None
     if name == "neg_log_loss" and len(present) != len(classes):
         return None
-    return _CLASSIFICATION[name](codes, classes)
+    return CLASSIFICATION[name](codes, classes)

@@ -17,7 +17,7 @@ from skdvl.utilities.incremental.base import IncrementalUtility, registered_engi
 from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 
-__all__ = ["find_engines", "has_own_score", "make_utility"]
+__all__ = ["find_engines", "followed_scoring", "has_own_score", "make_utility"]
 
 
 _PLAIN_SCORES = (
@@ -40,8 +40,27 @@ def has_own_score(estimator: Any) -> bool:
     """Tell whether ``estimator.score`` is another number than accuracy or R²."""
     if isinstance(estimator, Pipeline):
         return has_own_score(estimator.steps[-1][1])
-    score = type(estimator).score
+    score = getattr(type(estimator), "score", None)
+    if score is None:  # looked up in another estimator, as FrozenEstimator does
+        return True
     return (score.__module__, score.__qualname__) not in _PLAIN_SCORES
+
+
+def followed_scoring(estimator: Any) -> Any:
+    """Return the ``scoring`` that the ``score`` of a search or another estimator goes by.
+
+    With it a dummy model can be judged in the same units. None where there is none.
+    """
+    if isinstance(estimator, Pipeline):
+        return followed_scoring(estimator.steps[-1][1])
+    if not type(estimator).__module__.startswith("sklearn.") or not has_own_score(estimator):
+        return None
+    scoring, refit = getattr(estimator, "scoring", None), getattr(estimator, "refit", None)
+    if isinstance(refit, str):  # one of several
+        if isinstance(scoring, dict):
+            return scoring.get(refit)
+        return refit if isinstance(scoring, (list, tuple, set)) else None
+    return scoring if isinstance(scoring, str) or callable(scoring) else None
 
 
 def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold]:

@@ -54,7 +54,7 @@ class FallbackRule:
         """Return u(∅)."""
         if self.empty_score != "auto":
             return float(self.empty_score)
-        return self._dummy(np.zeros(self.judge.fold.n_rows, dtype=bool))
+        return self._dummy(np.zeros(self.judge.fold.n_rows, dtype=bool), "empty_score")
 
     def refused(self, rows: NDArray[np.bool_], error: str) -> float:
         """Return the utility of a coalition on which the model failed.
@@ -69,7 +69,7 @@ class FallbackRule:
         Raises
         ------
         ValueError
-            If ``error_score="raise"``.
+            If ``error_score="raise"``, or the scorer fails on the dummy.
         """
         if self.error_score == "raise":
             where = np.flatnonzero(rows)
@@ -81,9 +81,27 @@ class FallbackRule:
             )
         if self.error_score != "auto":
             return float(self.error_score)
-        return self._dummy(rows)
+        return self._dummy(rows, "error_score")
 
-    def _dummy(self, rows: NDArray[np.bool_]) -> float:
+    def _dummy(self, rows: NDArray[np.bool_], parameter: str) -> float:
+        """Return the dummy's score, in place of which ``parameter`` could give a number."""
+        try:
+            score = self._score_of_dummy(rows)
+        except MemoryError:
+            raise
+        except Exception as error:
+            score, problem = np.nan, f"{type(error).__name__}: {error}"
+        else:
+            problem = f"the score is {score}"
+        if not np.isfinite(score):
+            raise ValueError(
+                f"Fold {self.judge.fold.number}: the scorer fails on the dummy model that stands "
+                f"for {'no data' if parameter == 'empty_score' else 'a failed model'}: {problem}. "
+                f"Give {parameter} a number."
+            )
+        return score
+
+    def _score_of_dummy(self, rows: NDArray[np.bool_]) -> float:
         fold = self.judge.fold
         if fold.classes is None:
             targets = np.asarray(fold.y, dtype=np.float64)

@@ -59,8 +59,8 @@ def _frame_digests(frame: Any) -> list[bytes]:
         values = np.asarray(column)
         if values.dtype.kind not in "biuf":
             is_missing = pd.isna(values)
-            is_number = np.array([isinstance(value, Real) for value in values]) & ~is_missing
-            is_text = ~(is_number | is_missing)
+            is_real = np.array([isinstance(value, (Real, np.bool_)) for value in values], bool)
+            is_number, is_text = is_real & ~is_missing, ~(is_real | is_missing)
             if is_text.any():
                 shown = zip(values, is_text, strict=True)
                 texts.append([f"{j}={value!s}" if text else "" for value, text in shown])
@@ -68,8 +68,10 @@ def _frame_digests(frame: Any) -> list[bytes]:
             numbers[is_missing, j] = np.nan
             continue
         numbers[:, j] = values
+    if not texts:
+        return _number_digests(numbers)
     return _number_digests(
-        numbers, ["\0".join(parts) for parts in zip(*texts, strict=True)] if texts else None
+        numbers, ["\0".join(filter(None, parts)) for parts in zip(*texts, strict=True)]
     )
 
 
