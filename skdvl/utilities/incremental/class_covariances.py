@@ -60,6 +60,9 @@ class ClassCovariancesUtility(ClassSumsUtility):
         self.is_whole = whole_columns(self.X)
         self.row, self.column = lower_triangle(d)
         self.diagonal = np.flatnonzero(self.row == self.column)
+        square = np.zeros((d, d), dtype=np.intp)
+        square[self.row, self.column] = square[self.column, self.row] = np.arange(len(self.row))
+        self.square = square.ravel()  # where the entries of the whole matrix are
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -94,25 +97,29 @@ class ClassCovariancesUtility(ClassSumsUtility):
         if self.shrinkage == "auto":
             squares = moved**2
             tables.append(tables[1] ** 2)
-            tables.append((squares[:, :, np.newaxis] * moved[:, np.newaxis]).reshape(len(moved), -1))
+            tables.append(
+                (squares[:, :, np.newaxis] * moved[:, np.newaxis]).reshape(len(moved), -1)
+            )
         return np.concatenate(tables, axis=1)
 
     def _features(self, X: Floats) -> Floats:
         return np.concatenate([(X - self.origin) / self.scale, np.ones((len(X), 1))], axis=1)
 
-    def _moments(self, k: int, count: Floats, sums: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return mean about the class's centre, mean squares about it, and the covariance.
+    def _moments(self, count: Floats, sums: Floats) -> tuple[Floats, Floats, Floats]:
+        """Return means about the class's centre, mean squares about it, and covariances.
 
         Shapes (..., d), (..., d) and (..., n_products).
         """
         d = self.X.shape[1]
         n = np.maximum(count, 1)[..., np.newaxis]
         mean = sums[..., :d] / n
-        products = sums[..., d : d + len(self.row)] / n
-        covariance = mean[..., self.row] * mean[..., self.column]
-        np.subtract(products, covariance, out=covariance)
-        covariance[np.broadcast_to(n < 2, covariance.shape)] = 0.0  # exactly, as it is
-        return mean, products[..., self.diagonal], covariance
+        covariance = sums[..., d : d + len(self.row)] / n
+        squares = covariance[..., self.diagonal]
+        of_means = mean.take(self.row, axis=-1)
+        of_means *= mean.take(self.column, axis=-1)
+        covariance -= of_means
+        covariance[count < 2] = 0.0  # as it is but for rounding
+        return mean, squares, covariance
 
     def _shrink(self, covariance: Floats, shrinkage: Floats | float) -> None:
         """Shrink covariances (..., n_products) towards a multiple of the unit matrix, in place."""
@@ -131,7 +138,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
         ndarray of bool, shape (...)
             Where rounding may decide whether a column is constant.
         """
-        d, q = self.X.shape[1], len(self.row)
+        d = self.X.shape[1]
         variance = covariance[..., self.diagonal]
         lost = variance <= 1e7 * _EPS * squares
         is_constant = (squares == 0) | (lost & self.is_whole)
@@ -192,7 +199,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
             if abs(given.sum() - 1) > 1e-5 and self._renormalises:
                 given = given / given.sum()
             priors = np.where(seen, given[:, np.newaxis], 0.0)
-            unfit = ~seen.all(axis=0)
+            unfit = np.asarray(~seen.all(axis=0))
         with np.errstate(divide="ignore"):
             return priors, np.log(priors), unfit
 

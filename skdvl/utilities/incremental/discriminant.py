@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache
 from typing import Any, ClassVar
 
@@ -13,6 +13,13 @@ from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul
 from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtility
+from skdvl.utilities.incremental.contrasts import (
+    MAX_ERROR,
+    by_length,
+    solve_any,
+    solve_tall,
+    solve_wide,
+)
 from skdvl.utilities.incremental.normal_equations import PackedSystems, sum_rows
 from skdvl.utilities.supervised import FallbackRule
 
@@ -22,11 +29,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _EPS = float(np.finfo(np.float64).eps)
-# What rounding errors of the covariance may do to a score, relatively.
-_MAX_ERROR = 1e-10
 _FLAT = 1e-7  # deviations that may be rounding errors
 _STACKED = 64
-_LENGTH_STEP = 8
 _ROWS, _FREEDOM = "rows", "degrees of freedom"
 _NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
 _NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
@@ -85,22 +89,31 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
 
     def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
         """Return mean, mean squares about the centre, whether to doubt, and covariance."""
-        mean, squares, covariance = self._moments(k, count, sums)
-        doubt = np.zeros((*count.shape, 1))
+        mean, squares, covariance = self._moments(count, sums)
+        doubt: Floats | Flags = np.zeros(count.shape)
         if self.shrinkage == "auto":
-            unsure = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
-            doubt[..., 0] = unsure
-        mean = mean + (self.centres[k] - self.origin) / self.scale
-        return np.concatenate([mean, squares, doubt, covariance], axis=-1)
+            doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+        mean += (self.centres[k] - self.origin) / self.scale
+        return np.concatenate([mean, squares, doubt[..., np.newaxis], covariance], axis=-1)
 
     def _coefficients(self, counts: Floats, digests: list[Floats]) -> tuple[list[Floats], Flags]:
         d = self.X.shape[1]
         means = np.stack([digest[:, :d].T for digest in digests])
         priors, log_priors, doubtful = self._log_priors(counts)
-        squares, pooled = self._pool(self._pooling_weights(counts, priors), digests)
         doubtful |= np.any([digest[:, 2 * d] > 0 for digest in digests], axis=0)
-        solution, unsure = self._solve(pooled, self._right_sides(means, priors), squares)
-        return self._assemble(means, priors, log_priors, solution, doubtful | unsure)
+        right = self._right_sides(means, priors)
+        solution = np.zeros_like(right)
+        enough = np.ones(len(doubtful), dtype=bool)
+        if not self.shrinkage:
+            enough = counts.sum(axis=0) - (counts > 0).sum(axis=0) >= d
+        doubtful |= ~enough
+        if enough.any():
+            weights = self._pooling_weights(counts, priors)[:, enough]
+            squares, pooled = self._pool(weights, [digest[enough] for digest in digests])
+            found, unsure = self._solve(pooled, right[:, :, enough], squares)
+            solution[:, :, enough] = found
+            doubtful[enough] |= unsure
+        return self._assemble(means, priors, log_priors, solution, doubtful)
 
     def _right_sides(self, means: Floats, priors: Floats) -> Floats:
         """Return what is solved for: the classes' difference, or how far each is from the middle.
@@ -172,21 +185,37 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         return squares, pooled
 
     def _solve(self, pooled: Floats, right: Floats, squares: Floats) -> tuple[Floats, Flags]:
-        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's."""
+        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
+
+        The trace of a product bounds its norm: it tells how much rounding errors grow, and, for
+        "svd", whether there are directions of no variance.
+        """
         variances = pooled[:, self.diagonal].T
-        systems = PackedSystems.from_matrices(pooled, right)
-        solution = systems.solve()
-        # the trace of a product bounds its norm: rounding errors, and directions of no variance
-        weights = np.stack([squares + variances, variances], axis=1)
-        tol = self.estimator.tol if self.is_svd else 0.0
-        limits = np.array([[_MAX_ERROR / _EPS], [0.99 / max(tol, 1e-7) ** 2]])
-        found = systems.inverse_bound(weights)
-        rough = np.flatnonzero(~(found < limits).all(axis=0))
-        if rough.size:
-            inverse = systems.select(rough).inverse_diagonal()
-            for k in range(2):
-                found[k, rough] = sum_rows(weights[:, k, rough] * inverse)
-        return solution, np.asarray(~(found < limits).all(axis=0))
+        d, limit = len(variances), MAX_ERROR / _EPS
+        if isinstance(self.shrinkage, str) or not self.shrinkage:
+            systems = PackedSystems.from_matrices(pooled, right)
+            solution = systems.solve()
+            weights = np.stack([squares + variances, variances], axis=1)
+            tol = self.estimator.tol if self.is_svd else 1e-7
+            limits = np.array([[limit], [0.99 / tol**2]])
+            growth = systems.inverse_bound(weights)
+            rough = np.flatnonzero(~(growth < limits).all(axis=0))
+            if rough.size:
+                inverse = systems.select(rough).inverse_diagonal()
+                for k in range(2):
+                    growth[k, rough] = sum_rows(weights[:, k, rough] * inverse)
+            return solution, np.asarray(~(growth < limits).all(axis=0))
+        scale = self.scale[:, np.newaxis] ** 2
+        least = self.shrinkage * sum_rows(variances * scale) / d  # shrinking keeps it
+        unsure = ~(sum_rows((squares + variances) * scale) < limit * least)
+        pooled[unsure] = np.where(self.row == self.column, 1.0, 0.0)
+        solution = np.empty(right.shape)
+        for first in range(0, len(pooled), _STACKED):
+            some = slice(first, first + _STACKED)
+            matrices = pooled[some].take(self.square, axis=1).reshape(-1, d, d)
+            found = np.linalg.solve(matrices, np.moveaxis(right[:, :, some], 2, 0))
+            solution[:, :, some] = np.moveaxis(found, 0, 2)
+        return solution, unsure
 
     def _may_drop_directions(self, priors: Floats, apart: Floats, solution: Floats) -> Flags:
         """Tell where the classes' means might be so close to a plane that "svd" takes them there.
@@ -251,112 +280,87 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             errors.update(dict.fromkeys(which[~unsure & (highest > 0)].tolist(), _NO_SECOND_CLASS))
         return errors
 
-    # --- fewer rows than columns ---------------------------------------------------------------
+    # --- what the pooled covariance does not tell exactly enough, with the solver "svd" ---------
 
     def _refit_doubtful(
         self, scores: Floats, errors: Errors, rows_of: Callable[[int], NDArray[np.bool_]]
     ) -> None:
-        """Solve small sets by the inner products of their rows before refitting what is left."""
+        """Solve by the rows themselves where that is exact, before refitting what is left."""
         doubtful = [j for j, error in errors.items() if error is DOUBTFUL] if self.is_svd else []
         if doubtful:
             rows = np.stack([rows_of(j) for j in doubtful])
             n_seen = np.sum([rows[:, own].any(axis=1) for own in self.members], axis=0)
-            is_small = (n_seen > 1) & (rows.sum(axis=1) < n_seen + self.X.shape[1])
-            for some, members in _by_length(rows, np.flatnonzero(is_small)):
-                found, failed = self._score_small(rows[some], members)
-                for k, place in enumerate(some.tolist()):
-                    if k not in failed:
-                        scores[doubtful[place]] = found[k]
-                        del errors[doubtful[place]]
+            is_wide = rows.sum(axis=1) - n_seen < self.X.shape[1]
+            left = n_seen > 1
+            for solve, kind in (
+                (solve_wide, is_wide),
+                (solve_tall, ~is_wide),
+                (solve_any, left),
+            ):
+                which = np.flatnonzero(left & kind)
+                for some, members in by_length(rows, which, self.X.shape[1]):
+                    found, failed = self._score_rows(rows[some], members, solve)
+                    for k, place in enumerate(some.tolist()):
+                        if k not in failed:
+                            scores[doubtful[place]] = found[k]
+                            del errors[doubtful[place]]
+                            left[place] = False
         super()._refit_doubtful(scores, errors, rows_of)
 
-    def _score_small(
-        self, rows: NDArray[np.bool_], members: NDArray[np.intp]
+    def _score_rows(
+        self,
+        rows: NDArray[np.bool_],
+        members: NDArray[np.intp],
+        solve: Callable[[Floats, Floats, Floats], tuple[Floats, Flags]],
     ) -> tuple[Floats, Errors]:
         counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
         priors, log_priors, doubtful = self._log_priors(counts)
-        means, solution, unsure = self._solve_small(members, counts, priors)
+        means, contrasts = self._contrasts(members, counts)
+        n_rows = counts.sum(axis=0)
+        deviation = np.sqrt((contrasts**2).sum(axis=1) / n_rows[:, np.newaxis])
+        flat = deviation < _FLAT
+        doubtful |= (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
+        deviation[flat] = 1.0
+        right = np.moveaxis(self._right_sides(means, priors), 2, 0) / deviation[:, :, np.newaxis]
+        n_free = n_rows
+        if _divisor() == _FREEDOM:
+            n_free = n_rows - (counts > 0).sum(axis=0)
+        least = np.sqrt(n_free) * self.estimator.tol
+        solution, unsure = solve(contrasts / deviation[:, np.newaxis], right, least)
+        doubtful |= unsure
+        solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
+        solution[doubtful] = 0.0
         coefficients, doubtful = self._assemble(
-            means, priors, log_priors, solution, doubtful | unsure
+            means, priors, log_priors, np.moveaxis(solution, 0, 2), doubtful
         )
         predictions = self._predict_linear(coefficients, self.response)
         found = self._finish(predictions, counts, doubtful, {}, self.response)
         return self._judge(*found), found[1]
 
-    def _solve_small(
-        self, members: NDArray[np.intp], counts: Floats, priors: Floats
-    ) -> tuple[Floats, Floats, Flags]:
-        """Return class means, solutions, and where these may not be scikit-learn's.
+    def _contrasts(self, members: NDArray[np.intp], counts: Floats) -> tuple[Floats, Floats]:
+        """Return class means (n_present, d, n_sets) and contrasts of rows (n_sets, length, d).
 
-        Z are the rows less their class's mean, in columns of unit deviation. Where they are
-        independent but for the classes' means, (Z'Z)⁺ = Z' (ZZ')⁺ (ZZ')⁺ Z, and (ZZ')⁺ of rows
-        that are combinations of Z is the inverse of ZZ' + P, P the projection to those means.
+        A class's contrasts, each row against the mean of those before, times a factor, have the
+        scatter of its rows about their mean, but there is one less of them.
 
         Parameters
         ----------
         members : ndarray of int, shape (n_sets, length)
             Rows of the sets and then others.
-        counts, priors : ndarray of shape (n_present, n_sets)
+        counts : ndarray of shape (n_present, n_sets)
         """
-        n_rows = counts.sum(axis=0)[:, np.newaxis]
-        belongs = np.arange(members.shape[1]) < n_rows
-        code = np.searchsorted(self.present, self.fold.codes[members])
-        is_class = (code[:, np.newaxis] == np.arange(len(counts))[:, np.newaxis]) & belongs[
-            :, np.newaxis
-        ]
-        indicator = is_class.astype(np.float64)  # (n_sets, n_present, length)
-        average = indicator / np.maximum(counts.T, 1)[:, :, np.newaxis]
+        belongs = np.arange(members.shape[1]) < counts.sum(axis=0)[:, np.newaxis]
+        codes = np.where(belongs, np.searchsorted(self.present, self.fold.codes[members]), -1)
+        is_class = codes[:, np.newaxis] == np.arange(len(counts))[:, np.newaxis]
         X = (self.X[members] - self.origin) / self.scale
-        means = average @ X
-        Z = (X - np.swapaxes(indicator, 1, 2) @ means) * belongs[:, :, np.newaxis]
-        deviation = np.sqrt((Z**2).sum(axis=1) / n_rows)
-        flat = deviation < _FLAT
-        unsure = (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
-        deviation[flat] = 1.0
-        Z /= deviation[:, np.newaxis]
-        inner = Z @ np.swapaxes(Z, 1, 2)
-        size = float(self.X.shape[1])  # about that of the inner products
-        inner += size * (np.swapaxes(indicator, 1, 2) @ average)
-        place = np.arange(members.shape[1])
-        inner[:, place, place] += size * ~belongs
-        inverse = _inverse_or_nan(inner)
-        norm = np.sqrt(np.einsum("ijk,ijk->i", inverse, inverse))
-        n_free = n_rows[:, 0] - ((counts > 0).sum(axis=0) if _divisor() == _FREEDOM else 0)
-        unsure |= ~(norm * n_free < 0.99 / self.estimator.tol**2)
-        unsure |= ~(norm * size * n_rows[:, 0] < _MAX_ERROR / _EPS)
-        right = self._right_sides(np.moveaxis(means, 0, 2), priors) / deviation.T[:, np.newaxis]
-        along = inverse @ (inverse @ (Z @ np.moveaxis(right, 2, 0)))
-        solution = np.swapaxes(Z, 1, 2) @ along
-        solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
-        return np.moveaxis(means, 0, 2), np.moveaxis(solution, 0, 2), unsure
-
-
-def _by_length(
-    rows: NDArray[np.bool_], which: NDArray[np.intp]
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield some of the sets ``which`` of about the same size, and their rows, then others."""
-    lengths = -(-rows[which].sum(axis=1) // _LENGTH_STEP) * _LENGTH_STEP
-    for length in np.unique(lengths).tolist():
-        alike = which[lengths == length]
-        for first in range(0, len(alike), _STACKED):
-            some = alike[first : first + _STACKED]
-            order = np.argsort(~rows[some], axis=1, kind="stable")
-            yield some, order[:, :length]
-
-
-def _inverse_or_nan(matrices: Floats) -> Floats:
-    """Return the inverses of a stack of matrices, NaN for the singular ones."""
-    try:
-        return np.asarray(np.linalg.inv(matrices), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        # numpy gives up on the whole stack for one of them
-        inverses = np.full_like(matrices, np.nan)
-        for inverse, matrix in zip(inverses, matrices, strict=True):
-            try:
-                inverse[:] = np.linalg.inv(matrix)
-            except np.linalg.LinAlgError:
-                continue
-        return inverses
+        means = (is_class / np.maximum(counts.T, 1)[:, :, np.newaxis]) @ X
+        before = np.tril(codes[:, :, np.newaxis] == codes[:, np.newaxis], -1)
+        n_before = before.sum(axis=2) * belongs
+        contrasts = X - (before / np.maximum(n_before, 1)[:, :, np.newaxis]) @ X
+        contrasts *= np.sqrt(n_before / (n_before + 1))[:, :, np.newaxis]
+        order = np.argsort(n_before == 0, axis=1, kind="stable")  # what is zero goes last
+        contrasts = np.take_along_axis(contrasts, order[:, :, np.newaxis], axis=1)
+        return np.moveaxis(means, 0, 2), contrasts
 
 
 @cache

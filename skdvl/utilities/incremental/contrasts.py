@@ -1,0 +1,99 @@
+"""Pseudoinverses of scatter matrices, from the rows that they are made of.
+
+Where a scatter matrix is close to singular, or is singular because there are fewer rows than
+columns, the rows themselves tell twice as many digits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+__all__ = ["MAX_ERROR", "by_length", "solve_any", "solve_tall", "solve_wide"]
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+_EPS = float(np.finfo(np.float64).eps)
+# What rounding errors may do to a score, relatively.
+MAX_ERROR = 1e-10
+_STACKED = 64
+_STACK_NUMBERS = 2**20
+_LENGTH_STEP = 8
+
+
+def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return (Z'Z)⁺ times right sides, for fewer rows than columns.
+
+    Parameters
+    ----------
+    Z : ndarray of shape (n_sets, length, d)
+        Rows, the last ones perhaps zero.
+    right : ndarray of shape (n_sets, d, n_targets)
+    least : ndarray of shape (n_sets,)
+        Directions of smaller singular values are left out.
+
+    Returns
+    -------
+    solution : ndarray of shape (n_sets, d, n_targets)
+    unsure : ndarray of bool, shape (n_sets,)
+        Where a direction might have to be left out, or rounding errors could show.
+    """
+    Q, R = np.linalg.qr(np.swapaxes(Z, 1, 2))
+    n = Q.shape[2]
+    is_row = (Z[:, :n] != 0).any(axis=2)
+    R = np.where(is_row[:, np.newaxis] & is_row[:, :, np.newaxis], R[:, :, :n], np.eye(n))
+    inverse = _invert_triangles(R)
+    along = np.swapaxes(inverse, 1, 2) @ (inverse @ (np.swapaxes(Q, 1, 2) @ right))
+    along *= is_row[:, :, np.newaxis]
+    return Q @ along, _is_close_to_singular(Z, inverse, least)
+
+
+def solve_tall(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_wide`, for at least as many rows as columns."""
+    inverse = _invert_triangles(np.asarray(np.linalg.qr(Z, mode="r")))
+    solution = inverse @ (np.swapaxes(inverse, 1, 2) @ right)
+    return solution, _is_close_to_singular(Z, inverse, least)
+
+
+def solve_any(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_wide`, for any rows, at many times its cost."""
+    _, lengths, directions = np.linalg.svd(Z, full_matrices=False)
+    least = least[:, np.newaxis]
+    weights = np.where(lengths > least, 1 / np.maximum(lengths, least) ** 2, 0.0)
+    along = weights[:, :, np.newaxis] * (directions @ right)
+    unsure = (np.abs(lengths - least) < 1e-6 * least).any(axis=1) | (lengths[:, 0] < least[:, 0])
+    return np.swapaxes(directions, 1, 2) @ along, unsure
+
+
+def _is_close_to_singular(Z: Floats, inverse: Floats, least: Floats) -> Flags:
+    shortest = 1 / np.sqrt(np.einsum("ijk,ijk->i", inverse, inverse))
+    longest = np.sqrt(np.einsum("ijk,ijk->i", Z, Z))
+    return np.asarray(~((shortest > 1.01 * least) & (longest * _EPS < MAX_ERROR * shortest)))
+
+
+def _invert_triangles(triangles: Floats) -> Floats:
+    """Return the inverses of upper triangles, infinite for the singular ones."""
+    inverses = np.full_like(triangles, np.inf)
+    for inverse, triangle in zip(inverses, triangles, strict=True):
+        found, info = lapack.dtrtri(triangle)
+        if info == 0:
+            inverse[:] = found
+    return np.triu(inverses)
+
+
+def by_length(
+    rows: NDArray[np.bool_], which: NDArray[np.intp], d: int
+) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
+    """Yield some of the sets ``which`` of about the same size, and their rows, then others."""
+    lengths = -(-rows[which].sum(axis=1) // _LENGTH_STEP) * _LENGTH_STEP
+    for length in np.unique(lengths).tolist():
+        alike = which[lengths == length]
+        n_stacked = max(1, min(_STACKED, _STACK_NUMBERS // (length * max(length, d))))
+        for first in range(0, len(alike), n_stacked):
+            some = alike[first : first + n_stacked]
+            order = np.argsort(~rows[some], axis=1, kind="stable")
+            yield some, order[:, :length]
