@@ -128,6 +128,7 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
         values = self.valuator_.values_
         self.support_mask_ = support_mask(values, classes, self.keep, self.threshold)
         self.n_features_in_ = self.valuator_.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
         if hasattr(self.valuator_, "feature_names_in_"):
             self.feature_names_in_ = self.valuator_.feature_names_in_
         rows = np.flatnonzero(self.support_mask_)

@@ -42,6 +42,8 @@ class SampleSelector(BaseEstimator):
         Rows that stay, ascending.
     valuator_ : DataValuator
         The fitted valuator.
+    n_features_in_ : int
+    feature_names_in_ : ndarray of shape (n_features_in_,)
 
     Examples
     --------
@@ -88,6 +90,9 @@ class SampleSelector(BaseEstimator):
         self._support = support_mask(self.valuator_.values_, labels, self.keep, self.threshold)
         self.sample_indices_ = np.flatnonzero(self._support)
         self.n_features_in_ = self.valuator_.n_features_in_
+        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        if hasattr(self.valuator_, "feature_names_in_"):
+            self.feature_names_in_ = self.valuator_.feature_names_in_
         return self
 
     def fit_resample(self, X: Any, y: Any, **params: Any) -> tuple[Any, Any]:

@@ -1,5 +1,7 @@
 """Fits that follow other fits, and inputs that used to be taken for something else."""
 
+import pickle
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,7 +13,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 
-from skdvl import ShapleyValuator
+from skdvl import CleanedEstimator, SampleSelector, ShapleyValuator
 from skdvl.metrics import true_class_probability
 from skdvl.utilities.dispatch import followed_scoring
 from skdvl.utilities.fingerprint import FingerprintError
@@ -56,11 +58,29 @@ def test_warm_start_of_a_game_that_it_could_not_tell_apart():
         valuator(scoring=lambda model, X, y: 1.0, warm_start=True).fit(X, Y)
 
 
+def test_a_pickled_fit_is_extended_and_read_like_the_original():
+    fitted = valuator(warm_start=True).fit(X, Y)
+    copy = pickle.loads(pickle.dumps(fitted))
+    pd.testing.assert_frame_equal(
+        copy.revalue("banzhaf"), fitted.revalue("banzhaf"), check_exact=True
+    )
+    extended = copy.set_params(max_evals=900).fit(X, Y)
+    assert np.array_equal(extended.values_, valuator(max_evals=900).fit(X, Y).values_)
+
+
 def test_a_fit_leaves_nothing_of_an_earlier_one():
     fitted = valuator().fit(X, Y, groups=np.arange(24) % 4)
     fitted.set_params(estimator=Ridge()).fit(X, X[:, 0])
     left = ("group_labels_", "group_values_", "group_standard_errors_", "classes_")
     assert not any(hasattr(fitted, name) for name in left)
+
+
+@pytest.mark.parametrize("kind", [SampleSelector, lambda v: CleanedEstimator(GaussianNB(), v)])
+def test_a_filter_has_the_feature_names_of_its_last_fit(kind):
+    frame = pd.DataFrame(X).add_prefix("x")
+    fitted = kind(valuator()).fit(frame, Y)
+    assert fitted.feature_names_in_.tolist() == frame.columns.tolist()
+    assert not hasattr(fitted.fit(X, Y), "feature_names_in_")
 
 
 @pytest.mark.parametrize(
