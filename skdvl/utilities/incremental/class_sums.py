@@ -81,7 +81,7 @@ class ClassSumsUtility(IncrementalUtility):
         self.members = [np.flatnonzero(fold.codes == code) for code in self.present]
         widest = max(len(self.X_val), 2 * self.X.shape[1])
         bytes_per_set = 8 * widest * len(self.present)
-        while self.block_size > 8 and self.block_size * bytes_per_set > _CACHE_BYTES:
+        while self.block_size > 64 and self.block_size * bytes_per_set > _CACHE_BYTES:
             self.block_size //= 2
         metric = judge.metric
         smooth = metric is not None and metric.responses == ("predict_proba",)

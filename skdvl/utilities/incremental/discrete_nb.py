@@ -208,7 +208,7 @@ class CategoricalNBUtility(_DiscreteNBUtility):
         self.reach_columns = np.repeat(np.arange(d), [len(values) for values in reached])
         self.reach_values = np.concatenate(reached)
         self.reach_starts = np.searchsorted(self.reach_columns, np.arange(d))
-        while self.block_size > 8 and 8 * self.block_size * len(self.values) > _TABLE_BYTES // 64:
+        while self.block_size > 64 and 8 * self.block_size * len(self.values) > _TABLE_BYTES // 64:
             self.block_size //= 2
 
     @classmethod

@@ -20,8 +20,8 @@ Floats = NDArray[np.float64]
 
 _EPS = float(np.finfo(np.float64).eps)
 # A variance from sums is off by about 2 eps times the mean square about the centre. That must be
-# less than 1e-8 of the smoothed variance.
-_MEAN_SQUARES = 2 * _EPS / 1e-8
+# less than 1e-7 of the smoothed variance.
+_MEAN_SQUARES = 2 * _EPS / 1e-7
 # scikit-learn's own class means are rounded to about 4 eps of the column's distance from zero.
 # That must be less than 5e-8 standard deviations.
 _ROUNDED_MEAN = 4 * _EPS / 5e-8
