@@ -249,13 +249,18 @@ class CategoricalNBUtility(_DiscreteNBUtility):
         return super()._features((X[:, self.columns] == self.values).astype(np.float64))
 
     def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
-        """Add to the base's digest: which values are reached."""
+        """Return the base's digest, and which values are reached, with as few copies as can be."""
         n_known = len(self.values)
-        own = super()._digest(k, count, sums[..., :n_known])
-        return np.concatenate([own, sums[..., n_known:]], axis=-1)
-
-    def _weights(self, count: Floats, sums: Floats) -> tuple[Floats, Floats | float]:
-        return np.log(sums + self.alpha), 0.0
+        digest = np.empty((*count.shape, sums.shape[-1] + 2))
+        weights = digest[..., :n_known]
+        np.add(sums[..., :n_known], self.alpha, out=weights)
+        if self.alpha > 0:
+            np.log(weights, out=weights)
+            digest[..., n_known : n_known + 2] = 0
+        else:
+            digest[..., : n_known + 2] = _checked(np.log(weights), 0.0, count)
+        digest[..., n_known + 2 :] = sums[..., n_known:]
+        return digest
 
     def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, NDArray[np.bool_]]:
         additions, doubtful = super()._additions(counts, rests)
