@@ -88,9 +88,12 @@ class LinearRegressionUtility(LinearUtility):
     @classmethod
     def closeness(cls, X: NDArray[np.float64]) -> float:
         """Return a hundred times the rounding error that the condition of the rows amplifies."""
-        singular = np.linalg.svd(X - X.mean(axis=0), compute_uv=False)
-        kept = singular[singular > 1e-6 * singular[0]]
-        return max(1e-12, 100 * _EPS * (kept[0] / kept[-1] if kept.size else 1.0))
+        conditions = [1.0]
+        for rows in (X, X - X.mean(axis=0)):  # without and with an intercept
+            singular = np.linalg.svd(rows, compute_uv=False)
+            kept = singular[singular > 1e-6 * singular[0]]
+            conditions.append(kept[0] / kept[-1] if kept.size else 1.0)
+        return max(1e-12, 100 * _EPS * max(conditions))
 
     @cached_property
     def scale(self) -> Floats:

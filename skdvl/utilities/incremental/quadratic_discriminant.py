@@ -92,11 +92,13 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         d, q = self.X.shape[1], len(self.row)
         digest = np.zeros((count.size, q + d + 2))
         flat = (mean.reshape(-1, d), squares.reshape(-1, d), covariance.reshape(-1, q))
-        of_two = np.flatnonzero(count.ravel() >= 2)
-        for first in range(0, len(of_two), _STACKED):
-            some = of_two[first : first + _STACKED]
+        few = self._has_too_few_rows(count.ravel())
+        digest[few, -1] = _DEFICIENT
+        enough = np.flatnonzero((count.ravel() >= 2) & ~few)
+        for first in range(0, len(enough), _STACKED):
+            some = enough[first : first + _STACKED]
             digest[some] = self._quadratic(count.ravel()[some], *(part[some] for part in flat))
-        digest[doubt.ravel(), -1] = _UNKNOWN
+        digest[doubt.ravel() & ~few, -1] = _UNKNOWN
         return digest.reshape(*count.shape, -1)
 
     def _quadratic(
@@ -151,10 +153,15 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         known[exact & (is_least <= tol + noise)] = _UNKNOWN
         known[upper < tol - noise] = _DEFICIENT
         known[~definite & (noise < 0.1 * tol)] = _DEFICIENT
-        if self.is_svd:
-            few = (count < d) | ((count == d) & (self.estimator.reg_param < 0.999 * tol))
-            known[few] = _DEFICIENT
         return known
+
+    def _has_too_few_rows(self, count: Floats) -> Flags:
+        """Tell which numbers of rows scikit-learn refuses, whatever the rows are."""
+        if not self.is_svd or not _refuses_deficient():
+            return np.zeros(len(count), dtype=bool)
+        d = self.X.shape[1]
+        with_one_flat_direction = self.estimator.reg_param > self.estimator.tol
+        return np.asarray(count < d if with_one_flat_direction else count <= d)
 
     def _additions(self, counts: Floats, rests: list[Floats]) -> tuple[Floats, Flags]:
         _, log_priors, doubtful = self._log_priors(counts)
