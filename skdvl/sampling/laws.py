@@ -13,7 +13,6 @@ __all__ = ["LAWS", "adapted_law", "in_steps", "law_by_name", "prior_law"]
 
 _N_STEPS = 64
 _NEYMAN_SHARE = 0.85
-_WINDOW = 16.0  # squared residuals that a point of the variance curve leans on
 
 Law = NDArray[np.float64]
 
@@ -83,36 +82,22 @@ def prior_law(n_players: int, target: Semivalue, name: str = "mixed") -> Law:
     return in_steps(law / law.sum())
 
 
-def adapted_law(
-    prior: Law,
-    target: Semivalue,
-    sizes: NDArray[np.intp],
-    squared_residuals: NDArray[np.float64],
-) -> Law:
+def adapted_law(prior: Law, target: Semivalue, spread: NDArray[np.float64]) -> Law:
     r"""Return the law that spreads draws by how much the utilities of each size vary.
 
-    0.85 times Neyman's allocation, :math:`r_k \propto \sqrt{(a_k^2 \pi_k (1 - \pi_k) + m_k^2)
-    V_k}` with V the smoothed mean of the squared residuals, plus 0.15 times the prior: where the
-    pilot happened to see no spread, there may be some.
+    0.85 times Neyman's allocation, :math:`r_k \propto \sqrt{a_k^2 \pi_k (1 - \pi_k) + m_k^2} \,
+    \sigma_k`, plus 0.15 times the prior: where the pilot happened to see no spread, there may be
+    some.
 
     Parameters
     ----------
     prior : ndarray of shape (n_players + 1,)
     target : Semivalue
-    sizes, squared_residuals : ndarray of shape (n_draws,)
-        Of a pilot that is independent of the draws that the law is for.
+    spread : ndarray of shape (n_players + 1,)
+        Standard deviation of the utilities of each size, from draws that are independent of those
+        that the law is for.
     """
-    n_players = len(prior) - 1
-    counts = np.bincount(sizes, minlength=n_players + 1).astype(np.float64)
-    sums = np.bincount(sizes, weights=squared_residuals, minlength=n_players + 1)
-    reached = np.append(0.0, np.cumsum(counts))
-    total = np.append(0.0, np.cumsum(sums))
-    centre = (reached[1:] + reached[:-1]) / 2
-    half = min(_WINDOW, reached[-1]) / 2
-    low = np.interp(np.clip(centre, half, reached[-1] - half) - half, reached, total)
-    high = np.interp(np.clip(centre, half, reached[-1] - half) + half, reached, total)
-    neyman = _weights(n_players, target) * np.sqrt(np.maximum(high - low, 0.0))
-    neyman[[0, -1]] = 0.0
+    neyman = np.where(prior > 0, _weights(len(prior) - 1, target) * spread, 0.0)
     if not neyman.any():
         return prior
     return in_steps((1 - _NEYMAN_SHARE) * prior + _NEYMAN_SHARE * neyman / neyman.sum())

@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["fit_size_curves"]
+__all__ = ["fit_size_curves", "smooth_curves"]
 
 _WINDOW = 8.0  # observations that a point of the smooth curve leans on
+_WIDE_WINDOW = 16.0  # where the numbers are squares, which vary more
 _TRUST_IN_SMOOTH = 2.0  # the smooth curve weighs as much as so many observations at a size
 _TRUST_IN_MEAN = 1e-3  # as many observations at the overall mean, where a window is empty
 
@@ -43,7 +44,7 @@ def fit_size_curves(
     np.cumsum(counts * position**2, axis=1, out=totals[2, :, 1:])
     np.cumsum(sums, axis=1, out=totals[3, :, 1:])
     np.cumsum(sums * position, axis=1, out=totals[4, :, 1:])
-    low, high = _windows(expected)
+    low, high = _windows(expected, _WINDOW)
     n, x, xx, u, xu = totals[:, :, high + 1] - totals[:, :, low]
     overall = totals[3, :, -1:] / totals[0, :, -1:]
     n = n + _TRUST_IN_MEAN
@@ -54,11 +55,38 @@ def fit_size_curves(
     return (sums + _TRUST_IN_SMOOTH * line) / (counts + _TRUST_IN_SMOOTH)
 
 
-def _windows(expected: NDArray[np.float64]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+def smooth_curves(
+    counts: NDArray[np.float64], sums: NDArray[np.float64], expected: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return the mean of positive numbers for every size, over the observations nearest in size.
+
+    Parameters
+    ----------
+    counts, sums : ndarray of shape (n_curves, n_players + 1)
+        Number and sum of the observations of each size.
+    expected : ndarray of shape (n_players + 1,)
+        As in `fit_size_curves`.
+
+    Returns
+    -------
+    ndarray of shape (n_curves, n_players + 1)
+    """
+    low, high = _windows(expected, _WIDE_WINDOW)
+    totals = np.zeros((2, len(counts), counts.shape[1] + 1))
+    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
+    np.cumsum(sums, axis=1, out=totals[1, :, 1:])
+    n, u = totals[:, :, high + 1] - totals[:, :, low]
+    overall = totals[1, :, -1:] / np.maximum(totals[0, :, -1:], 1)
+    return (u + _TRUST_IN_MEAN * overall) / (n + _TRUST_IN_MEAN)
+
+
+def _windows(
+    expected: NDArray[np.float64], window: float
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Return the first and last size that the line at each size is fitted to."""
     reached = np.cumsum(expected)
     centre = reached - expected / 2
     size = np.arange(len(expected))
-    low = np.searchsorted(reached, centre - _WINDOW / 2, side="right")
-    high = np.searchsorted(reached, centre + _WINDOW / 2, side="left")
+    low = np.searchsorted(reached, centre - window / 2, side="right")
+    high = np.searchsorted(reached, centre + window / 2, side="left")
     return np.minimum(low, size), np.clip(high, size, len(size) - 1)

@@ -11,16 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme, next_total, split_into_chunks
+from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, enumerated_sizes
 from skdvl.sampling.enumeration import enumerated_coalitions
 from skdvl.sampling.laws import LAWS, adapted_law, prior_law
 from skdvl.sampling.log import Chunk, EvaluationLog
-from skdvl.sampling.reuse import (
-    N_BLOCKS,
-    DrawTable,
-    enumerated_sizes,
-    estimate_by_reuse,
-    reuse_efficiency,
-)
+from skdvl.sampling.reuse import estimate_by_reuse, reuse_efficiency
 from skdvl.semivalues import Semivalue
 
 __all__ = ["Law", "ReuseScheme", "Stratified", "adapted_laws", "draw_coalitions"]
@@ -181,9 +176,9 @@ def adapted_laws(
     found = []
     for half in (0, 1):
         table = DrawTable.of(scheme, game, log.of_half(half))
-        residuals = table.utilities - table.curves()[table.blocks, table.sizes]
+        spread = np.sqrt(np.mean(table.spreads(table.curves()) ** 2, axis=0))
         prior = table.expected.sum(axis=0) / len(table.sizes)
-        found.append(adapted_law(prior, target, table.sizes, residuals**2))
+        found.append(adapted_law(prior, target, spread))
     return found[1], found[0]
 
 
@@ -198,13 +193,14 @@ def draw_coalitions(
     within a chunk, what was evaluated is a random part of it.
     """
     reached = np.cumsum(law)
+    lengths = (n_draws + N_BLOCKS - 1 - np.arange(N_BLOCKS)[:, np.newaxis]) // N_BLOCKS
+    keys = rng.random((N_BLOCKS, lengths[0, 0]))
+    keys[np.arange(lengths[0, 0]) >= lengths] = 2.0
+    points = (np.argsort(keys, axis=1) + rng.random((N_BLOCKS, 1))) / np.maximum(lengths, 1)
+    points = points.T.ravel()[:n_draws] * reached[-1]
     largest = np.flatnonzero(law)[-1]
-    sizes = np.empty(n_draws, dtype=np.intp)
-    for block in range(min(N_BLOCKS, n_draws)):
-        n_block = len(range(block, n_draws, N_BLOCKS))
-        points = rng.permutation((rng.random() + np.arange(n_block)) / n_block)
-        sizes[block::N_BLOCKS] = np.searchsorted(reached, points * reached[-1], side="right")
-    return draw_members(n_players, np.minimum(sizes, largest), rng)
+    sizes = np.minimum(np.searchsorted(reached, points, side="right"), largest)
+    return draw_members(n_players, sizes, rng)
 
 
 def draw_members(

@@ -1,0 +1,245 @@
+"""What is known of draws beside their members."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from skdvl.sampling.base import Game, SamplingScheme
+from skdvl.sampling.log import EvaluationLog
+from skdvl.sampling.size_curve import fit_size_curves, smooth_curves
+
+__all__ = ["N_BLOCKS", "DrawTable", "enumerated_sizes"]
+
+N_BLOCKS = 8
+_MAX_STRATA = 64
+_MIN_PER_STRATUM = 8
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class DrawTable:
+    """What is known of every draw but its members, and of how it came to be drawn.
+
+    Draws belong in turn to eight blocks. Where one half of the draws set the law of the other
+    half and the reverse, each half is an estimate of its own, has eight blocks of its own, and
+    weighs as much as it has draws.
+
+    Attributes
+    ----------
+    game : Game
+    sizes : ndarray of int, shape (n_draws,)
+    utilities : ndarray of shape (n_draws,)
+    blocks : ndarray of int, shape (n_draws,)
+    is_pilot : ndarray of bool, shape (n_draws,)
+        Whether a draw was made by a law that no utility had a part in.
+    expected : ndarray of shape (n_blocks, n_players + 1)
+        How many draws of each size the laws let expect in each block.
+    is_known : ndarray of bool, shape (n_players + 1,)
+        Sizes that are enumerated as well: their draws are of no more use.
+    n_groups : int
+        2 where the halves are estimates of their own, else 1.
+    """
+
+    game: Game
+    sizes: NDArray[np.intp]
+    utilities: Floats
+    blocks: NDArray[np.intp]
+    is_pilot: NDArray[np.bool_]
+    expected: Floats
+    is_known: NDArray[np.bool_]
+    n_groups: int
+
+    @classmethod
+    def of(cls, scheme: SamplingScheme, game: Game, log: EvaluationLog) -> DrawTable:
+        """Read the table out of a log.
+
+        Where a draw is a pair, its second coalition is the complement of the first.
+        """
+        n_sizes = game.n_players + 1
+        is_adapted = any(entry.chunk.half >= 2 for entry in log.entries)
+        n_blocks = 2 * N_BLOCKS if is_adapted else N_BLOCKS
+        sizes, utilities = [np.empty(0, dtype=np.intp)], [np.empty(0)]
+        blocks, is_pilot = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=bool)]
+        expected = np.zeros((n_blocks, n_sizes))
+        for chunk, coalitions, found in log.replay(scheme):
+            if chunk.half < 0:
+                continue
+            assert chunk.law is not None
+            block = np.arange(len(found)) // scheme.rows_per_draw % N_BLOCKS
+            if is_adapted:
+                block += N_BLOCKS * (chunk.half % 2)
+            sizes.append(np.count_nonzero(coalitions, axis=1))
+            utilities.append(found)
+            blocks.append(block)
+            is_pilot.append(np.full(len(found), chunk.half < 2))
+            law = chunk.law
+            if scheme.rows_per_draw == 2:
+                law = (law + law[::-1]) / 2
+            expected += np.outer(np.bincount(block, minlength=n_blocks), law)
+        return cls(
+            game,
+            np.concatenate(sizes),
+            np.concatenate(utilities),
+            np.concatenate(blocks),
+            np.concatenate(is_pilot),
+            expected,
+            enumerated_sizes(log),
+            2 if is_adapted else 1,
+        )
+
+    def in_fewer_blocks(self) -> DrawTable:
+        """Return the table with half as many blocks, each made of two."""
+        expected = self.expected.reshape(len(self.expected) // 2, 2, -1).sum(axis=1)
+        return replace(self, blocks=self.blocks // 2, expected=expected)
+
+    def of_firsts(self) -> DrawTable:
+        """Return the table of the first coalitions of all pairs."""
+        return replace(
+            self,
+            sizes=self.sizes[::2],
+            utilities=self.utilities[::2],
+            blocks=self.blocks[::2],
+            is_pilot=self.is_pilot[::2],
+        )
+
+    @property
+    def groups(self) -> NDArray[np.intp]:
+        """Group of each draw."""
+        return self.blocks * self.n_groups // len(self.expected)
+
+    def of_group(self) -> Floats:
+        """Return how many draws of each size the laws let expect in each group."""
+        return self.expected.reshape(self.n_groups, -1, self.expected.shape[1]).sum(axis=1)
+
+    def to_blocks(self, of_group: Floats) -> Floats:
+        """Repeat what belongs to a group for each of its blocks."""
+        return np.repeat(of_group, len(self.expected) // self.n_groups, axis=0)
+
+    def weights(self) -> Floats:
+        """Return 1 / (n_draws · r_k) for each draw, r the density of its group's sizes."""
+        return self._weight_of_size()[self.groups, self.sizes]
+
+    def shares(self) -> Floats:
+        """Return the expected sum of the weights of each block's draws of each size."""
+        return self.expected * self.to_blocks(self._weight_of_size())
+
+    def _weight_of_size(self) -> Floats:
+        group = self.of_group()
+        share = group.sum(axis=1, keepdims=True) / len(self.sizes)
+        drawn = (group > 0) & ~self.is_known
+        return np.divide(share, group, out=np.zeros_like(group), where=drawn)
+
+    def elsewhere(self, numbers: Floats) -> Floats:
+        """Sum a number per draw over the draws of each size that each block may know of.
+
+        Whatever is subtracted from the utilities of a block, the estimate stays unbiased if it is
+        independent of the block's coalitions, given their sizes, and of how many of each size
+        there are. Known are so the other blocks of the same half, and the other half's pilot; the
+        other half's later sizes depend on the utilities of this block.
+
+        Parameters
+        ----------
+        numbers : ndarray of shape (n_draws,)
+
+        Returns
+        -------
+        ndarray of shape (n_blocks, n_players + 1)
+        """
+        of_block = self._by_cell(numbers)
+        by_group = (self.n_groups, -1, of_block.shape[1])
+        known = of_block.reshape(by_group).sum(axis=1)
+        if self.n_groups == 2:
+            of_pilot = self._by_cell(np.where(self.is_pilot, numbers, 0.0))
+            known = known + of_pilot.reshape(by_group).sum(axis=1)[::-1]
+        return self.to_blocks(known) - of_block
+
+    def may_know(self) -> NDArray[np.bool_]:
+        """Return of which draws each block may know, shape (n_blocks, n_draws)."""
+        block = np.arange(len(self.expected))[:, np.newaxis]
+        group = block * self.n_groups // len(self.expected)
+        return np.where(self.groups == group, self.blocks != block, self.is_pilot)
+
+    def curves(self) -> Floats:
+        """Return the mean utility per size, as each block may know it."""
+        counts = self.elsewhere(np.ones_like(self.utilities))
+        sums = self.elsewhere(self.utilities)
+        counts[:, [0, -1]] += 1
+        sums[:, 0] += self.game.empty
+        sums[:, -1] += self.game.full
+        expected = self.of_group()
+        expected[:, [0, -1]] += 1
+        return self._fit_by_group(fit_size_curves, counts, sums, expected)
+
+    def _fit_by_group(
+        self,
+        fit: Callable[[Floats, Floats, Floats], Floats],
+        counts: Floats,
+        sums: Floats,
+        expected: Floats,
+    ) -> Floats:
+        """Fit curves; how far they look may depend on the laws of the own group alone."""
+        by_group = (self.n_groups, -1, counts.shape[1])
+        parts = zip(counts.reshape(by_group), sums.reshape(by_group), expected, strict=True)
+        return np.concatenate([fit(*part) for part in parts])
+
+    def spreads(self, curves: Floats) -> Floats:
+        """Return the standard deviation of utilities per size, as each block may know it."""
+        counts = self.elsewhere(np.ones_like(self.utilities))
+        sums = self.elsewhere(self.utilities)
+        squares = self.elsewhere(self.utilities**2)
+        squares += counts * curves**2 - 2 * curves * sums
+        squares = np.maximum(squares, 0.0)
+        return np.sqrt(self._fit_by_group(smooth_curves, counts, squares, self.of_group()))
+
+    def _by_cell(self, numbers: Floats) -> Floats:
+        """Sum a number per draw over the draws of each block and size."""
+        shape = self.expected.shape
+        cells = self.blocks * shape[1] + self.sizes
+        return np.bincount(cells, weights=numbers, minlength=shape[0] * shape[1]).reshape(shape)
+
+    def strata(self) -> NDArray[np.intp]:
+        """Group draws of one half and of neighbouring sizes, each group with several draws.
+
+        Sizes are drawn systematically, so only the spread within a size is sampling error. A size
+        with one draw shows no spread: neighbours are put together.
+        """
+        n_sizes = self.expected.shape[1]
+        cells = self.groups * n_sizes + self.sizes
+        counts = np.bincount(cells, minlength=self.n_groups * n_sizes)
+        wanted = max(_MIN_PER_STRATUM, math.ceil(len(cells) / _MAX_STRATA))
+        stratum_of_cell = np.zeros(len(counts), dtype=np.intp)
+        stratum, filled = 0, 0
+        for group in np.arange(len(counts)).reshape(self.n_groups, n_sizes):
+            left = counts[group].sum()
+            if filled:
+                stratum, filled = stratum + 1, 0
+            for cell in group[counts[group] > 0]:
+                if filled >= wanted and left >= wanted:
+                    stratum, filled = stratum + 1, 0
+                stratum_of_cell[cell] = stratum
+                filled += counts[cell]
+                left -= counts[cell]
+        return stratum_of_cell[cells]
+
+
+def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bool_]:
+    """Return of which sizes all coalitions are evaluated, or planned, by enumeration.
+
+    Returns
+    -------
+    ndarray of bool, shape (n_players + 1,)
+    """
+    sizes = np.zeros(log.n_players + 1, dtype=bool)
+    for entries in log.rounds:
+        enumeration = [entry for entry in entries if entry.chunk.half < 0]
+        if planned or all(entry.is_complete for entry in enumeration):
+            for entry in enumeration[:1]:
+                assert entry.chunk.law is not None
+                sizes |= entry.chunk.law > 0
+    return sizes
