@@ -86,7 +86,8 @@ class FallbackRule:
     def _dummy(self, rows: NDArray[np.bool_], parameter: str) -> float:
         """Return the dummy's score, in place of which ``parameter`` could give a number."""
         try:
-            score = self._score_of_dummy(rows)
+            with quiet_warnings():
+                score = self._score_of_dummy(rows)
         except MemoryError:
             raise
         except Exception as error:
