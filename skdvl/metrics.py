@@ -174,6 +174,10 @@ class PredictionView(BaseEstimator):
             raise AttributeError(f"the model under valuation has no attribute {name!r}")
         return getattr(model, name)
 
+    def __getitem__(self, step: Any) -> Any:
+        """Return a step of a pipeline."""
+        return self.model[step]
+
     def __sklearn_is_fitted__(self) -> bool:
         return True
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from skdvl import sampling
 from skdvl.sampling.base import SCHEMES, SamplingScheme
-from skdvl.sampling.enumeration import Exact, count_coalitions
+from skdvl.sampling.enumeration import MOST_COUNTED, Exact, count_coalitions
 from skdvl.sampling.stratified import Stratified
 from skdvl.semivalues import LOO, Semivalue
 from skdvl.utilities import Utility
@@ -67,9 +67,10 @@ def choose_scheme(
     if isinstance(scheme, Exact):
         too_many = sum(counts) > budget if is_explicit else max(counts) > _MAX_ENUMERATED
         if too_many and not (isinstance(target, LOO) and not is_explicit):
+            n_players = max(utility.n_players for utility in utilities)
+            needed = f"max_evals={sum(counts)}" if max(counts) < MOST_COUNTED else "over 10^18"
             raise ValueError(
-                f"method='exact' needs max_evals={sum(counts)} to enumerate the coalitions of "
-                f"{max(u.n_players for u in utilities)} players. Raise max_evals, or use "
-                "method='stratified'."
+                f"method='exact' needs {needed} to enumerate the coalitions of {n_players} "
+                "players. Raise max_evals, or use method='stratified'."
             )
     return scheme

@@ -15,11 +15,21 @@ from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.semivalues import Semivalue, size_weights
 
-__all__ = ["Exact", "count_coalitions", "enumerated_coalitions", "enumerated_sums"]
+__all__ = [
+    "MOST_COUNTED",
+    "Exact",
+    "count_coalitions",
+    "enumerated_coalitions",
+    "enumerated_sums",
+]
+
+MOST_COUNTED = 2**62
 
 
 def count_coalitions(n_players: int, target: Semivalue) -> int:
     """Return how many evaluations the exact values take, with those of ∅ and N.
+
+    Counting stops at 2^62: the sums of binomials of thousands of players take seconds.
 
     Examples
     --------
@@ -27,7 +37,15 @@ def count_coalitions(n_players: int, target: Semivalue) -> int:
     >>> count_coalitions(10, Shapley()), count_coalitions(10, LOO())
     (1024, 12)
     """
-    return 2 + sum(math.comb(n_players, int(k)) for k in _sizes_that_matter(n_players, target))
+    sizes = _sizes_that_matter(n_players, target)
+    if len(sizes) == n_players - 1:
+        return min(2**n_players, MOST_COUNTED)
+    total = 2
+    for size in sizes.tolist():
+        total += math.comb(n_players, size)
+        if total > MOST_COUNTED:
+            return MOST_COUNTED
+    return total
 
 
 def _sizes_that_matter(n_players: int, target: Semivalue) -> NDArray[np.intp]:

@@ -16,6 +16,10 @@ from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 __all__ = ["RefitUtility", "can_refit_in_place"]
 
 
+# scikit-learn's estimators that go on with the generator of their last fit
+_KEEP_THEIR_GENERATOR = ("BernoulliRBM", "IterativeImputer")
+
+
 def can_refit_in_place(estimator: Any) -> bool:
     """Tell whether fitting the same object again gives, bit for bit, what a clone would give.
 
@@ -24,6 +28,8 @@ def can_refit_in_place(estimator: Any) -> bool:
     """
     parts = [estimator, *estimator.get_params(deep=True).values()]
     for part in parts:
+        if type(part).__name__ in _KEEP_THEIR_GENERATOR:
+            return False
         if isinstance(part, np.random.RandomState):
             return False
         if hasattr(part, "fit") and not type(part).__module__.startswith("sklearn."):

@@ -64,7 +64,7 @@ class BanzhafValuator(RetrainingValuator):
     n_evals_ : int
         Utility evaluations, cache hits included.
     n_refused_ : int
-        Coalitions on which the model failed.
+        Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
         Whether the values are exact or ``tol`` was reached.
     score_, empty_score_ : float

@@ -76,7 +76,7 @@ class BetaShapleyValuator(RetrainingValuator):
     n_evals_ : int
         Utility evaluations, cache hits included.
     n_refused_ : int
-        Coalitions on which the model failed.
+        Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
         Whether the values are exact or ``tol`` was reached.
     score_, empty_score_ : float

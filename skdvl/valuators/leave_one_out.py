@@ -57,7 +57,7 @@ class LeaveOneOutValuator(RetrainingValuator):
     n_evals_ : int
         Utility evaluations, cache hits included.
     n_refused_ : int
-        Coalitions on which the model failed.
+        Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
         Whether the values are exact or ``tol`` was reached.
     score_, empty_score_ : float

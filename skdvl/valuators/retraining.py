@@ -20,6 +20,7 @@ from skdvl.caching import Cache
 from skdvl.estimation.budget import check_budget
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.result import ValuationResult
+from skdvl.estimation.scheme_choice import check_scheme
 from skdvl.estimation.stopping import StoppingRule
 from skdvl.metrics import resolve_scorer
 from skdvl.parallel import single_threaded
@@ -139,6 +140,13 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         X, y = self._validate(X, y, reset=True)
         X_val, y_val = self._validate_held_out(X_val, y_val)
         base = _with_integer_seeds(self.estimator)
+        resolve_scorer(self.scoring, base)  # unknown names are told before anything is fitted
+        if self.method != "auto":
+            check_scheme(self.method)
+        if hasattr(X, "tocsr"):
+            X = X.tocsr()
+        if hasattr(X_val, "tocsr"):
+            X_val = X_val.tocsr()
         classes = None
         if is_classifier(base):
             self.classes_ = classes = np.unique(y)
@@ -348,10 +356,22 @@ def _spread(estimate: Estimate, players: Players) -> Estimate:
 
 
 def _with_integer_seeds(estimator: Any) -> Any:
-    """Return a clone whose random states are integers, so that a utility is a function."""
+    """Return a clone whose random states are integers, so that a utility is a function.
+
+    Raises
+    ------
+    ValueError
+        If a splitter inside would shuffle anew in every fit.
+    """
     seeded = clone(estimator)
     seeds: dict[str, int] = {}
     for name, value in seeded.get_params(deep=True).items():
+        shuffles = hasattr(value, "get_n_splits") and getattr(value, "shuffle", True)
+        if shuffles and getattr(value, "random_state", 0) is None:
+            raise ValueError(
+                f"{name}={value!r} splits anew in every fit, so that the same rows would have "
+                "other utilities each time. Give it an integer random_state."
+            )
         if name == "random_state" or name.endswith("__random_state"):
             if value is None:
                 seeds[name] = 0

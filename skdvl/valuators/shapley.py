@@ -67,7 +67,7 @@ class ShapleyValuator(RetrainingValuator):
     n_evals_ : int
         Utility evaluations, cache hits included.
     n_refused_ : int
-        Coalitions on which the model failed.
+        Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
         Whether the values are exact or ``tol`` was reached.
     score_, empty_score_ : float
@@ -105,8 +105,8 @@ class ShapleyValuator(RetrainingValuator):
     (60,)
     >>> bool(abs(valuator.values_.sum() - (valuator.score_ - valuator.empty_score_)) < 1e-12)
     True
-    >>> int(sum(valuator.to_frame().nsmallest(15, "value").index < 3))
-    3
+    >>> valuator.to_frame().nsmallest(3, "value").columns.tolist()
+    ['value', 'standard_error', 'rank', 'label']
     """
 
     @property

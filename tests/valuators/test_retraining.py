@@ -14,9 +14,18 @@ from sklearn.compose import make_column_transformer
 from sklearn.datasets import load_breast_cancer, load_diabetes, make_classification
 from sklearn.ensemble import HistGradientBoostingClassifier
 from sklearn.exceptions import ConvergenceWarning, FitFailedWarning
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401 - makes the next import possible
+from sklearn.impute import IterativeImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import GroupKFold, KFold, LeaveOneOut, ShuffleSplit, StratifiedKFold
+from sklearn.model_selection import (
+    GridSearchCV,
+    GroupKFold,
+    KFold,
+    LeaveOneOut,
+    ShuffleSplit,
+    StratifiedKFold,
+)
 from sklearn.naive_bayes import GaussianNB
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -26,6 +35,7 @@ from sklearn.tree import DecisionTreeClassifier
 
 import skdvl
 from skdvl import LeaveOneOutValuator, ShapleyValuator
+from skdvl.utilities.refit import can_refit_in_place
 
 X, Y = make_classification(n_samples=40, n_features=4, random_state=0)
 X_VAL, Y_VAL = make_classification(n_samples=70, n_features=4, random_state=1)
@@ -156,8 +166,9 @@ def test_labels_do_not_matter_nor_does_the_container():
 
 
 def test_sparse_rows():
-    dense = ShapleyValuator(LogisticRegression(), engine="refit", random_state=0).fit(X, Y)
-    rows = ShapleyValuator(LogisticRegression(), engine="refit", random_state=0)
+    dense = ShapleyValuator(LogisticRegression(), engine="refit", max_evals=200, random_state=0)
+    dense.fit(X, Y)
+    rows = clone(dense)
     rows.fit(sparse.csr_matrix(X), Y)
     np.testing.assert_allclose(rows.values_, dense.values_, atol=1e-10)
     np.testing.assert_allclose(rows.transform(X), dense.transform(X), atol=1e-10)
@@ -167,12 +178,12 @@ def test_mixed_frames_and_missing_values():
     frame = pd.DataFrame({"number": X[:, 0], "word": np.where(X[:, 1] > 0, "up", "down")})
     columns = make_column_transformer((OneHotEncoder(), ["word"]), remainder="passthrough")
     model = make_pipeline(columns, LogisticRegression())
-    valuator = ShapleyValuator(model, max_evals=300, random_state=0).fit(frame, Y)
+    valuator = ShapleyValuator(model, max_evals=100, random_state=0).fit(frame, Y)
     np.testing.assert_array_equal(valuator.transform(frame)[:, 0], valuator.values_)
     gaps = X.copy()
     gaps[::7, 2] = np.nan
     trees = HistGradientBoostingClassifier(max_iter=2)
-    found = ShapleyValuator(trees, max_evals=200, random_state=0).fit(gaps, Y)
+    found = ShapleyValuator(trees, max_evals=50, random_state=0).fit(gaps, Y)
     np.testing.assert_array_equal(found.transform(gaps)[:, 0], found.values_)
     with pytest.raises(ValueError, match="NaN"):
         ShapleyValuator(GaussianNB()).fit(gaps, Y)
@@ -413,3 +424,33 @@ def test_mislabelled_rows_have_low_values():
 def test_probabilities_of_svc_are_not_needed_for_margins():
     found = ShapleyValuator(SVC(), scoring="roc_auc", max_evals=200, random_state=0).fit(X, Y)
     assert np.isfinite(found.values_).all()
+
+
+def test_models_that_go_on_with_a_generator_are_cloned():
+    imputer = IterativeImputer(sample_posterior=True, imputation_order="random", random_state=0)
+    assert not can_refit_in_place(make_pipeline(imputer, Ridge()))
+    assert can_refit_in_place(make_pipeline(StandardScaler(), Ridge()))
+
+
+def test_splitters_that_shuffle_anew_are_refused():
+    search = GridSearchCV(Ridge(), {"alpha": [0.1, 1.0]}, cv=KFold(3, shuffle=True))
+    with pytest.raises(ValueError, match=r"cv=KFold.*integer random_state"):
+        ShapleyValuator(search, scoring="r2").fit(X, X[:, 0])
+
+
+def coefficient_scorer(pipeline, X, y):
+    return float(pipeline[-1].coef_[0, 0])
+
+
+def test_a_scorer_may_look_into_the_steps_of_a_pipeline():
+    model = make_pipeline(StandardScaler(), LogisticRegression())
+    valuator = ShapleyValuator(
+        model, scoring=coefficient_scorer, empty_score=0.0, error_score=0.0, max_evals=200
+    ).fit(X, Y)
+    assert np.isfinite(valuator.values_).all()
+
+
+def test_the_size_of_an_enumeration_is_told_at_once():
+    many = np.random.default_rng(0).normal(size=(3000, 2))
+    with pytest.raises(ValueError, match="over 10"):
+        ShapleyValuator(GaussianNB(), method="exact").fit(many, many[:, 0] > 0)
