@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from typing import Any, ClassVar
 
 import numpy as np
@@ -20,6 +21,7 @@ Rows = NDArray[np.intp]
 _EPS = float(np.finfo(np.float64).eps)
 _MAX_FEATURES = 64
 _MAX_TABLE_BYTES = 2**25
+_SETS_AT_ONCE = 128
 
 
 def lower_triangle(d: int) -> tuple[Rows, Rows]:
@@ -46,6 +48,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
 
     responses: ClassVar[tuple[str, ...]] = ("predict", "predict_proba", "decision_function")
     shrinkage: float | str = 0.0
+    n_digested: int
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
         super().__init__(estimator, fold, judge, fallback)
@@ -105,24 +108,37 @@ class ClassCovariancesUtility(ClassSumsUtility):
     def _features(self, X: Floats) -> Floats:
         return np.concatenate([(X - self.origin) / self.scale, np.ones((len(X), 1))], axis=1)
 
-    def _moments(self, count: Floats, sums: Floats) -> tuple[Floats, Floats, Floats]:
-        """Return means about the class's centre, mean squares about it, and covariances.
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return what a class contributes, from a few sets at a time: they stay in the cache."""
+        counts, sums = count.ravel(), sums.reshape(count.size, -1)
+        digest = np.empty((count.size, self.n_digested))
+        for first in range(0, count.size, _SETS_AT_ONCE):
+            some = slice(first, first + _SETS_AT_ONCE)
+            self._describe(k, counts[some], sums[some], digest[some])
+        return digest.reshape(*count.shape, -1)
 
-        Shapes (..., d), (..., d) and (..., n_products).
+    @abstractmethod
+    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
+        """Write what class k contributes to some sets into ``digest`` (n_sets, n_digested)."""
+
+    def _moments(self, count: Floats, sums: Floats, covariance: Floats) -> tuple[Floats, Floats]:
+        """Return means (n_sets, d) about the class's centre, and mean squares about it.
+
+        Covariances are written into an array (n_sets, n_products).
         """
         d = self.X.shape[1]
-        n = np.maximum(count, 1)[..., np.newaxis]
-        mean = sums[..., :d] / n
-        covariance = sums[..., d : d + len(self.row)] / n
-        squares = covariance[..., self.diagonal]
-        of_means = mean.take(self.row, axis=-1)
-        of_means *= mean.take(self.column, axis=-1)
+        n = np.maximum(count, 1)[:, np.newaxis]
+        mean = sums[:, :d] / n
+        np.divide(sums[:, d : d + len(self.row)], n, out=covariance)
+        squares = covariance[:, self.diagonal]
+        of_means = mean.take(self.row, axis=1)
+        of_means *= mean.take(self.column, axis=1)
         covariance -= of_means
         covariance[count < 2] = 0.0  # as it is but for rounding
-        return mean, squares, covariance
+        return mean, squares
 
     def _shrink(self, covariance: Floats, shrinkage: Floats | float) -> None:
-        """Shrink covariances (..., n_products) towards a multiple of the unit matrix, in place."""
+        """Shrink covariances (n_sets, n_products) towards a multiple of the unit, in place."""
         variances = covariance[..., self.diagonal] * self.scale**2
         mean_variance = variances.mean(axis=-1, keepdims=True)
         covariance *= 1 - shrinkage
@@ -135,7 +151,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
 
         Returns
         -------
-        ndarray of bool, shape (...)
+        ndarray of bool, shape (n_sets,)
             Where rounding may decide whether a column is constant.
         """
         d = self.X.shape[1]

@@ -31,6 +31,7 @@ Flags = NDArray[np.bool_]
 _EPS = float(np.finfo(np.float64).eps)
 _FLAT = 1e-7  # deviations that may be rounding errors
 _STACKED = 64
+_PROBES = 4  # random vectors that measure how much rounding errors grow
 _ROWS, _FREEDOM = "rows", "degrees of freedom"
 _NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
 _NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
@@ -56,6 +57,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         shrinkage = estimator.shrinkage
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
+        self.n_digested = 2 * self.X.shape[1] + 1 + len(self.row)
+        self.probes = np.random.default_rng(0).normal(size=(self.X.shape[1], _PROBES))
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -87,14 +90,16 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             LinearDiscriminantAnalysis(priors=[0.2, 0.5, 0.3]),
         ]
 
-    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
-        """Return mean, mean squares about the centre, whether to doubt, and covariance."""
-        mean, squares, covariance = self._moments(count, sums)
-        doubt: Floats | Flags = np.zeros(count.shape)
+    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
+        """Write mean, mean squares about the centre, whether to doubt, and covariance."""
+        d = self.X.shape[1]
+        covariance = digest[:, 2 * d + 1 :]
+        mean, squares = self._moments(count, sums, covariance)
+        digest[:, 2 * d] = 0.0
         if self.shrinkage == "auto":
-            doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
-        mean += (self.centres[k] - self.origin) / self.scale
-        return np.concatenate([mean, squares, doubt[..., np.newaxis], covariance], axis=-1)
+            digest[:, 2 * d] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+        np.add(mean, (self.centres[k] - self.origin) / self.scale, out=digest[:, :d])
+        digest[:, d : 2 * d] = squares
 
     def _coefficients(self, counts: Floats, digests: list[Floats]) -> tuple[list[Floats], Flags]:
         d = self.X.shape[1]
@@ -108,12 +113,13 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             enough = counts.sum(axis=0) - (counts > 0).sum(axis=0) >= d
         doubtful |= ~enough
         if enough.any():
-            weights = self._pooling_weights(counts, priors)[:, enough]
-            squares, pooled = self._pool(weights, [digest[enough] for digest in digests])
-            found, unsure = self._solve(pooled, right[:, :, enough], squares)
-            solution[:, :, enough] = found
-            doubtful[enough] |= unsure
-        return self._assemble(means, priors, log_priors, solution, doubtful)
+            some = slice(None) if enough.all() else enough
+            weights = self._pooling_weights(counts, priors)[:, some]
+            squares, pooled = self._pool(weights, [digest[some] for digest in digests])
+            solution[:, :, some], unsure = self._solve(pooled, right[:, :, some], squares)
+            doubtful[some] |= unsure
+        n_rows = counts.sum(axis=0)
+        return self._assemble(n_rows, means, priors, log_priors, solution, doubtful)
 
     def _right_sides(self, means: Floats, priors: Floats) -> Floats:
         """Return what is solved for: the classes' difference, or how far each is from the middle.
@@ -134,7 +140,13 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         return np.swapaxes(np.where(seen, means - middle, 0.0), 0, 1)
 
     def _assemble(
-        self, means: Floats, priors: Floats, log_priors: Floats, solution: Floats, doubtful: Flags
+        self,
+        n_rows: Floats,
+        means: Floats,
+        priors: Floats,
+        log_priors: Floats,
+        solution: Floats,
+        doubtful: Flags,
     ) -> tuple[list[Floats], Flags]:
         """Make coefficients of class scores; a class without rows gets minus infinity."""
         alone = (priors > 0).sum(axis=0) == 1
@@ -143,7 +155,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             return self._pair(means, log_priors, solution[:, 0], alone), doubtful
         apart = np.swapaxes(self._right_sides(means, priors), 0, 1)
         if self.is_svd:
-            doubtful = doubtful | self._may_drop_directions(priors, apart, solution)
+            doubtful = doubtful | self._may_drop_directions(n_rows, priors, apart, solution)
         middle = sum_rows(priors[:, np.newaxis] * means)
         made = []
         for k, log_prior in enumerate(log_priors):
@@ -188,23 +200,20 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
 
         The trace of a product bounds its norm: it tells how much rounding errors grow, and, for
-        "svd", whether there are directions of no variance.
+        "svd", whether there are directions of no variance. To estimate it by a few random vectors
+        costs a tenth of computing it, and its order of magnitude is all that is needed.
         """
         variances = pooled[:, self.diagonal].T
         d, limit = len(variances), MAX_ERROR / _EPS
         if isinstance(self.shrinkage, str) or not self.shrinkage:
-            systems = PackedSystems.from_matrices(pooled, right)
-            solution = systems.solve()
-            weights = np.stack([squares + variances, variances], axis=1)
-            tol = self.estimator.tol if self.is_svd else 1e-7
-            limits = np.array([[limit], [0.99 / tol**2]])
-            growth = systems.inverse_bound(weights)
-            rough = np.flatnonzero(~(growth < limits).all(axis=0))
-            if rough.size:
-                inverse = systems.select(rough).inverse_diagonal()
-                for k in range(2):
-                    growth[k, rough] = sum_rows(weights[:, k, rough] * inverse)
-            return solution, np.asarray(~(growth < limits).all(axis=0))
+            probes = self.probes[:, :, np.newaxis] * np.sqrt(squares + variances)[:, np.newaxis]
+            both = np.concatenate([right, probes], axis=1)
+            systems = PackedSystems.from_matrices(pooled, both)
+            solution = systems.solve(_PROBES)
+            if self.is_svd:
+                limit = min(limit, 0.99 / self.estimator.tol**2)
+            growth = sum_rows(systems.probe(_PROBES)) / _PROBES
+            return solution, np.asarray(~(growth < limit))
         scale = self.scale[:, np.newaxis] ** 2
         least = self.shrinkage * sum_rows(variances * scale) / d  # shrinking keeps it
         unsure = ~(sum_rows((squares + variances) * scale) < limit * least)
@@ -217,11 +226,14 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             solution[:, :, some] = np.moveaxis(found, 0, 2)
         return solution, unsure
 
-    def _may_drop_directions(self, priors: Floats, apart: Floats, solution: Floats) -> Flags:
+    def _may_drop_directions(
+        self, n_rows: Floats, priors: Floats, apart: Floats, solution: Floats
+    ) -> Flags:
         """Tell where the classes' means might be so close to a plane that "svd" takes them there.
 
-        The means' deviations from their centre span one direction less than there are classes;
-        scikit-learn drops those whose weighted length is below tol of the longest.
+        The means' deviations from their centre span one direction less than there are classes,
+        if the rows, less their classes' means, span as many; scikit-learn drops those whose
+        weighted length is below tol of the longest.
         """
         n_present = len(priors)
         between = np.empty((priors.shape[1], n_present, n_present))
@@ -230,7 +242,9 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             for j in range(n_present):
                 between[:, k, j] = roots[k] * roots[j] * sum_rows(apart[k] * solution[:, j])
         lengths = np.linalg.eigvalsh((between + np.swapaxes(between, 1, 2)) / 2)
-        first = np.minimum(n_present - (priors > 0).sum(axis=0) + 1, n_present - 1)
+        n_seen = (priors > 0).sum(axis=0)
+        n_directions = np.clip(np.minimum(n_seen - 1, n_rows - n_seen), 1, len(solution))
+        first = (n_present - n_directions).astype(np.intp)
         shortest = np.take_along_axis(lengths, first[:, np.newaxis], axis=1)
         return np.asarray(shortest[:, 0] <= 1.01 * self.estimator.tol**2 * lengths[:, -1])
 
@@ -331,7 +345,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
         solution[doubtful] = 0.0
         coefficients, doubtful = self._assemble(
-            means, priors, log_priors, np.moveaxis(solution, 0, 2), doubtful
+            n_rows, means, priors, log_priors, np.moveaxis(solution, 0, 2), doubtful
         )
         predictions = self._predict_linear(coefficients, self.response)
         found = self._finish(predictions, counts, doubtful, {}, self.response)

@@ -254,9 +254,7 @@ class LinearRegressionUtility(LinearUtility):
         if X.shape[1] > 1:
             found = self._interpolate_nested(X[:, 1:] - X[:, :1], y[:, 1:] - y[:, :1])
             weights[:, 1:], certain[:, 1:] = found
-        counts = np.arange(1, X.shape[1] + 1)
-        means = np.cumsum(X, axis=1) / counts[:, np.newaxis]
-        intercepts = np.cumsum(y, axis=1) / counts - np.einsum("ijk,ijk->ij", means, weights)
+        intercepts = y[:, :1] - np.einsum("ik,ijk->ij", X[:, 0], weights)
         return np.concatenate([intercepts[:, :, np.newaxis], weights * self.scale], axis=2), certain
 
     def _interpolate_nested(self, X: Floats, y: Floats) -> tuple[Floats, Flags]:
@@ -267,17 +265,19 @@ class LinearRegressionUtility(LinearUtility):
         X : ndarray of shape (n_arrays, n, n_features)
         y : ndarray of shape (n_arrays, n)
         """
-        Q, R = np.linalg.qr(np.swapaxes(X, 1, 2))
+        R = np.asarray(np.linalg.qr(np.swapaxes(X, 1, 2), mode="r"))
+        squares = np.cumsum((R**2).sum(axis=1), axis=1)
         pivots = np.abs(np.diagonal(R, axis1=1, axis2=2))
         sound = pivots * self.max_condition > pivots.max(axis=1, keepdims=True)
         sound = np.logical_and.accumulate(sound, axis=1)
         # a unit matrix takes the place of what can not be inverted; it is not certain anyway
         R = np.where(sound[:, np.newaxis], R, np.eye(R.shape[1]))
-        inverse = np.stack([np.triu(lapack.dtrtri(triangle)[0]) for triangle in R])
+        inverse = np.triu(np.stack([lapack.dtrtri(triangle)[0] for triangle in R]))
+        basis = np.swapaxes(inverse, 1, 2) @ X  # the transpose of Q
         along = (y[:, np.newaxis] @ inverse)[:, 0] * sound
-        weights = np.cumsum(along[:, :, np.newaxis] * np.swapaxes(Q, 1, 2), axis=1)
+        basis *= along[:, :, np.newaxis]
+        weights = np.cumsum(basis, axis=1, out=basis)
         of_inverse = np.cumsum((inverse**2).sum(axis=1), axis=1)
-        squares = np.cumsum((X**2).sum(axis=2), axis=1)
         # Centring may shorten a singular vector by the square root of the number of rows.
         n_rows = np.arange(X.shape[1]) + 2
         return weights, sound & (n_rows * squares * of_inverse < self.max_condition**2)

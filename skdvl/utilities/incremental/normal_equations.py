@@ -129,12 +129,25 @@ class PackedSystems:
         """Return a copy of the diagonals, shape (n_variables, n_sets), before `solve`."""
         return self._packed[self._starts]
 
-    def solve(self) -> Floats:
-        """Factor the matrices and return the solutions, (n_variables, n_targets, n_sets)."""
+    def solve(self, n_probes: int = 0) -> Floats:
+        """Factor the matrices and return the solutions, (n_variables, n_targets, n_sets).
+
+        The last ``n_probes`` targets are not solved for, see `probe`.
+        """
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             self._factor()
-            forward = [column[self.n_variables - j :] for j, column in enumerate(self._columns)]
+            end = self.n_targets - n_probes
+            forward = [c[self.n_variables - j :][:end] for j, c in enumerate(self._columns)]
             return self._back_substitute(np.stack(forward))
+
+    def probe(self, n_probes: int) -> Floats:
+        """Return b'A⁻¹b for the last targets b, shape (n_probes, n_sets), after `solve`.
+
+        For random b whose entries have the variances w and no correlation, its mean is the sum
+        of w times the diagonal of the inverse.
+        """
+        with np.errstate(invalid="ignore", over="ignore"):
+            return sum_rows(np.stack([column[-n_probes:] ** 2 for column in self._columns]))
 
     def solve_again(self, right: Floats) -> Floats:
         """Solve for other right sides, shape (n_variables, n_targets, n_sets), in place."""

@@ -21,7 +21,6 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _EPS = float(np.finfo(np.float64).eps)
-_STACKED = 64
 # What is known of a class's covariance; kept beside the coefficients.
 _SOUND, _DEFICIENT, _UNKNOWN = 0.0, 1.0, 2.0
 
@@ -42,6 +41,7 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         super().__init__(estimator, fold, judge, fallback)
         self.is_svd = getattr(estimator, "solver", "svd") == "svd"
         self.shrinkage = getattr(estimator, "shrinkage", None) or 0.0
+        self.n_digested = len(self.row) + self.X.shape[1] + 2
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -75,31 +75,28 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         products = moved[:, self.row] * moved[:, self.column]
         return np.concatenate([products, moved], axis=1)
 
-    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
-        """Return the coefficients without the prior, and what is known of the covariance."""
-        mean, squares, covariance = self._moments(count, sums)
-        doubt = np.zeros(count.shape, dtype=bool)
+    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
+        """Write the coefficients without the prior, and what is known of the covariance."""
+        covariance = np.empty((len(count), len(self.row)))
+        mean, squares = self._moments(count, sums, covariance)
+        doubt = np.zeros(len(count), dtype=bool)
         if self.is_svd:
             divisor = np.maximum(count - (_divisor_less() or 0), 1)
-            covariance *= (count / divisor)[..., np.newaxis]
-            covariance *= 1 - self.estimator.reg_param
-            covariance[..., self.diagonal] += self.estimator.reg_param / self.scale**2
+            covariance *= (1 - self.estimator.reg_param) * (count / divisor)[:, np.newaxis]
+            covariance[:, self.diagonal] += self.estimator.reg_param / self.scale**2
         elif self.shrinkage == "auto":
             doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
         elif self.shrinkage:
             self._shrink(covariance, float(self.shrinkage))
         mean += (self.centres[k] - self.origin) / self.scale
-        d, q = self.X.shape[1], len(self.row)
-        digest = np.zeros((count.size, q + d + 2))
-        flat = (mean.reshape(-1, d), squares.reshape(-1, d), covariance.reshape(-1, q))
-        few = self._has_too_few_rows(count.ravel())
+        few = self._has_too_few_rows(count)
+        enough = np.flatnonzero((count >= 2) & ~few)
+        digest[:] = 0.0
         digest[few, -1] = _DEFICIENT
-        enough = np.flatnonzero((count.ravel() >= 2) & ~few)
-        for first in range(0, len(enough), _STACKED):
-            some = enough[first : first + _STACKED]
-            digest[some] = self._quadratic(count.ravel()[some], *(part[some] for part in flat))
-        digest[doubt.ravel() & ~few, -1] = _UNKNOWN
-        return digest.reshape(*count.shape, -1)
+        digest[enough] = self._quadratic(
+            count[enough], mean[enough], squares[enough], covariance[enough]
+        )
+        digest[doubt & ~few, -1] = _UNKNOWN
 
     def _quadratic(
         self, count: Floats, mean: Floats, squares: Floats, covariance: Floats
