@@ -115,7 +115,8 @@ def test_a_killed_run_goes_on_as_if_nothing_had_happened(noisy_game, tmp_path, m
     ]
     runs = tmp_path / "runs"
     stored = [0, 0]
-    for after in (2, 40, 90, 110, 160):  # per game and run, ∅ and N included
+    fifth = min(game.n_evals for game in expected.games) // 5
+    for after in (2, fifth, fifth, fifth, fifth):  # per game and run, ∅ and N included
         dying = [Killing(game, after) for game in games]
         died = in_child(lambda games=dying: play(games, checkpoint=runs, **options))
         assert died == -signal.SIGKILL
@@ -196,7 +197,7 @@ from skdvl import ShapleyValuator
 from sklearn.datasets import make_classification
 from sklearn.naive_bayes import GaussianNB
 X, y = make_classification(60, 4, random_state=0)
-valuator = ShapleyValuator(GaussianNB(), engine="refit", max_evals=4000, random_state=0,
+valuator = ShapleyValuator(GaussianNB(), engine="refit", max_evals=2000, random_state=0,
                            checkpoint=sys.argv[1] if len(sys.argv) > 1 else None, cv=2)
 valuator.fit(X, y)
 print(valuator.values_.tobytes().hex())
@@ -375,7 +376,7 @@ def test_laws_are_stored_once(noisy_game, tmp_path):
     with zipfile.ZipFile(path) as archive:
         laws = np.load(io.BytesIO(archive.read("laws0.npy")))
     assert laws.shape[1] == 1001
-    assert len(laws) <= 2 * n_rounds
+    assert len(laws) <= 3 * n_rounds
     assert result.games[0].log.n_chunks > 10 * len(laws)
     # eight bytes per utility, and little else
     assert path.stat().st_size < 8 * 20_000 + laws.nbytes + 100 * result.games[0].log.n_chunks
