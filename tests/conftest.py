@@ -160,8 +160,15 @@ def _in_ray_joblib(get):
     return joblib.parallel_config(backend="ray", n_jobs=2)
 
 
+def _dask_executor(client):
+    # a nanny that loses its worker while it starts it gives up: then another takes its place
+    client.cluster.scale(2)
+    client.wait_for_workers(2, timeout=60)
+    return client.get_executor()
+
+
 def _in_dask(get):
-    get("dask_client")
+    _dask_executor(get("dask_client"))
     return joblib.parallel_config(backend="dask")
 
 
@@ -194,7 +201,7 @@ _BACKENDS = {
     "ThreadPoolExecutor": _on_executor(lambda: concurrent.futures.ThreadPoolExecutor(2)),
     "ProcessPoolExecutor": _on_executor(lambda: concurrent.futures.ProcessPoolExecutor(2)),
     "dask": _in_dask,
-    "dask executor": _on_executor(lambda client: client.get_executor(), "dask_client"),
+    "dask executor": _on_executor(_dask_executor, "dask_client"),
     "ray joblib": _in_ray_joblib,
     "RayExecutor": _on_executor(_ray_executor, "ray_cluster"),
 }
