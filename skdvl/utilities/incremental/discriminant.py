@@ -148,11 +148,14 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         solution: Floats,
         doubtful: Flags,
     ) -> tuple[list[Floats], Flags]:
-        """Make coefficients of class scores; a class without rows gets minus infinity."""
+        """Make coefficients of class scores; a class without rows gets minus infinity.
+
+        Of sets of one class nothing is doubtful here, see `_refusals`.
+        """
         alone = (priors > 0).sum(axis=0) == 1
         solution[:, :, alone | doubtful] = 0.0
         if len(means) == 2:
-            return self._pair(means, log_priors, solution[:, 0], alone), doubtful
+            return self._pair(means, log_priors, solution[:, 0], alone), doubtful & ~alone
         apart = np.swapaxes(self._right_sides(means, priors), 0, 1)
         if self.is_svd:
             doubtful = doubtful | self._may_drop_directions(n_rows, priors, apart, solution)
@@ -161,7 +164,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         for k, log_prior in enumerate(log_priors):
             constants = log_prior - sum_rows(solution[:, k] * (middle + apart[k] / 2))
             made.append(np.column_stack([solution[:, k].T, constants]))
-        return made, doubtful
+        return made, doubtful & ~alone
 
     def _pair(
         self, means: Floats, log_priors: Floats, slopes: Floats, alone: Flags
