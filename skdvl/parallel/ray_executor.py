@@ -75,7 +75,7 @@ class RayExecutor(Executor):
         runtime_env: dict | None = None,
     ) -> None:
         if max_workers is not None and max_workers < 1:
-            raise ValueError(f"max_workers={max_workers} must be at least 1")
+            raise ValueError(f"max_workers must be greater than 0, got {max_workers}")
         self._request = Request(num_cpus, num_gpus, memory, resources, max_retries, runtime_env)
         lease = Lease(address, (max_workers or 1) * num_cpus)
         try:

@@ -364,7 +364,7 @@ def test_requests_that_no_node_can_meet(ray_cluster, executor):
         RayExecutor(num_cpus=3)
     with pytest.raises(ValueError, match="'licence': 1"):
         executor.options(resources={"licence": 1})
-    with pytest.raises(ValueError, match="max_workers=0"):
+    with pytest.raises(ValueError, match="max_workers must be greater than 0"):
         RayExecutor(0)
 
 
