@@ -137,9 +137,9 @@ COST = """
 import json, sys, time
 import sklearn.linear_model
 before = set(sys.modules)
-started = time.perf_counter()
+started = time.process_time()
 import skdvl
-seconds = time.perf_counter() - started
+seconds = time.process_time() - started
 print(json.dumps([seconds, sorted({name.split(".")[0] for name in set(sys.modules) - before})]))
 """
 
@@ -154,7 +154,7 @@ def test_importing_the_library_is_cheap_and_imports_nothing_optional(capsys):
     seconds = min(run[0] for run in runs)
     imported = set(runs[0][1])
     with capsys.disabled():
-        print(f"\nimport skdvl takes {seconds:.2f} s on top of sklearn.linear_model (aim: 0.3 s)")
+        print(f"\nimport skdvl computes for {seconds:.2f} s after sklearn.linear_model (aim: 0.3 s)")
     assert not set(imported) & OPTIONAL
 
 
