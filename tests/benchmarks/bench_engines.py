@@ -16,6 +16,11 @@ from typing import Any
 import numpy as np
 from sklearn.base import clone
 from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.discriminant_analysis import (
+    LinearDiscriminantAnalysis,
+    QuadraticDiscriminantAnalysis,
+)
+from sklearn.linear_model import LinearRegression, Ridge, RidgeClassifier
 from sklearn.naive_bayes import BernoulliNB, CategoricalNB, ComplementNB, GaussianNB, MultinomialNB
 from sklearn.neighbors import NearestCentroid
 from threadpoolctl import threadpool_limits
@@ -27,6 +32,7 @@ from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.quiet import quiet_warnings
 from skdvl.utilities.supervised import FallbackRule
 
+LDA, QDA = LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 N_ROUNDS = 7
 N_LOOPED = 25  # evaluations of the plain loop per round
 
@@ -95,6 +101,20 @@ ROWS = [
     Row("CategoricalNB, digits", CategoricalNB(min_categories=17), digits, 40, n_orders=5),
     Row("NearestCentroid, breast cancer", NearestCentroid(), breast_cancer, 50),
     Row("NearestCentroid, digits", NearestCentroid(), digits, 50, n_orders=5),
+    Row("Ridge, diabetes", Ridge(), diabetes, 300),
+    Row("Ridge, diabetes, absolute error", Ridge(), diabetes, None, "neg_mean_absolute_error"),
+    Row("Ridge, d=200", Ridge(), partial(made_line, 100, 200), 150),
+    Row("RidgeClassifier, breast cancer", RidgeClassifier(alpha=10), breast_cancer, 300),
+    Row("RidgeClassifier, digits", RidgeClassifier(), digits, n_orders=5),
+    Row("LinearRegression, diabetes", LinearRegression(), diabetes, 300),
+    Row("LinearRegression, d=200", LinearRegression(), partial(made_line, 100, 200), 150),
+    Row("LDA, d=10", LDA(), partial(made_classes, 100, 10), 80),
+    Row("LDA, breast cancer", LDA(), breast_cancer, None),
+    Row("LDA lsqr shrinkage 0.1, breast cancer", LDA("lsqr", 0.1), breast_cancer, 80),
+    Row("LDA lsqr shrinkage auto, breast cancer", LDA("lsqr", "auto"), breast_cancer, None),
+    Row("LDA lsqr shrinkage 0.1, digits", LDA("lsqr", 0.1), digits, n_orders=5),
+    Row("QDA, d=10", QDA(), partial(made_classes, 100, 10), 20),
+    Row("QDA reg_param 0.1, breast cancer", QDA(reg_param=0.1), breast_cancer, 20),
 ]
 
 # name -> estimator, data for (n_rows, d)
@@ -103,6 +123,10 @@ SCALED: dict[str, tuple[Any, Callable[[int, int], Fold]]] = {
     "GaussianNB, 10 classes": (GaussianNB(), partial(made_classes, n_classes=10)),
     "MultinomialNB, 10 classes": (MultinomialNB(), partial(made_counts, n_classes=10)),
     "NearestCentroid": (NearestCentroid(), made_classes),
+    "Ridge": (Ridge(), made_line),
+    "LinearRegression": (LinearRegression(), made_line),
+    "LDA": (LDA(), made_classes),
+    "QDA": (QDA(reg_param=0.1), made_classes),
 }
 
 

@@ -81,7 +81,7 @@ class RidgeUtility(LinearUtility):
         moved = X - column_centres(X) if estimator.fit_intercept else X
         if (moved**2).sum() > _MAX_CONDITION * float(alpha):
             return "alpha is so small for these data that rounding errors would show"
-        if min(X.shape) > 1000:
+        if min(X.shape) > 300 and 8 * len(X) * max(len(X), len(fold.y_val)) > _MAX_TABLE_BYTES:
             return "with so many rows and columns refitting is as fast"
         return None
 
