@@ -1,0 +1,181 @@
+"""Newton's method that keeps the inverse of a Hessian while it serves; binary regressions by it.
+
+Each set begins with the inverse Hessian P at its starting point, or the last set's P that was
+told of the one row that came in. A further step along P·gradient costs a tenth of a new inverse,
+and contracts by the share by which the Hessian has changed since; where that is slow, P is
+computed anew. The decrement g'Pg bounds the error: the penalty's part of it is the squared
+change of the coefficients.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import expit
+
+from skdvl.utilities.incremental.optima import (
+    OVERSHOT,
+    ROUNDING,
+    Floats,
+    Slots,
+    Tracks,
+    gram_inverses,
+    matmul_by_row,
+    shorten,
+    shorter,
+)
+
+__all__ = ["BinarySlots", "NewtonSlots"]
+
+_TOLERANCE = 1e-8
+_SLOW = 0.15  # the contraction from which on a new inverse is worth its cost
+
+
+class NewtonSlots(Slots):
+    """Solves by Newton's method; subclasses know gradient, Hessian and penalty.
+
+    Attributes
+    ----------
+    P : ndarray of shape (n_slots, n_coefs, n_coefs)
+        Inverse Hessians.
+    stale : ndarray of bool, shape (n_slots,)
+        Whose P is to be computed anew.
+    """
+
+    per_slot = (
+        *Slots.per_slot,
+        *("P", "stale", "length", "slope", "direction", "move", "decrement"),
+    )
+
+    def __init__(self, tracks: Tracks, start: Floats, n_outputs: int, n_slots: int) -> None:
+        super().__init__(tracks, start, n_outputs, n_slots)
+        n_slots, n_coefs = self.coefs.shape
+        self.P = np.zeros((n_slots, n_coefs, n_coefs))
+        self.stale = np.zeros(n_slots, dtype=bool)
+        # of the last step: how far along which direction, and how steep the objective fell there
+        self.length, self.slope = np.zeros(n_slots), np.full(n_slots, np.inf)
+        self.direction, self.move = np.zeros_like(self.coefs), np.zeros_like(self.predictor)
+        self.decrement = np.full(n_slots, np.inf)
+
+    @abstractmethod
+    def _gradient(self) -> Floats:
+        """Return the gradients, shape (n_slots, n_coefs)."""
+
+    @abstractmethod
+    def _invert_hessians(self, slots: NDArray[np.intp]) -> Floats:
+        """Return the inverse Hessians of some slots where the last gradient was taken."""
+
+    @abstractmethod
+    def _size(self) -> Floats:
+        """Return twice the penalties of the coefficients, shape (n_slots,)."""
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        super()._begin(slots)
+        self.slope[slots] = self.decrement[slots] = np.inf
+        self.stale[slots] = True
+
+    def _advance(self) -> NDArray[np.bool_]:
+        gradient = self._gradient()
+        rise = -np.einsum("ij,ij->i", self.direction, gradient)
+        overshot = rise > OVERSHOT * self.slope
+        stale = np.flatnonzero(self.stale & ~overshot)
+        if len(stale):
+            self.P[stale] = self._invert_hessians(stale)
+        direction = np.matmul(self.P, gradient[:, :, np.newaxis])[:, :, 0]
+        slope = np.einsum("ij,ij->i", direction, gradient)
+        move = self._predict_linearly(direction)
+        length = shorten(self._reach(move))
+        step = length
+        if overshot.any():
+            direction[overshot], move[overshot] = self.direction[overshot], self.move[overshot]
+            slope[overshot] = self.slope[overshot]
+            length[overshot] = shorter(self.length[overshot], slope[overshot], rise[overshot])
+            step = length.copy()
+            step[overshot] -= self.length[overshot]
+        self.coefs -= step[:, np.newaxis] * direction
+        self.predictor -= step[:, np.newaxis] * move
+        self.direction, self.move, self.slope, self.length = direction, move, slope, length
+        full_step = (length == 1) & ~overshot
+        self.stale = ~full_step | ~(slope <= _SLOW**2 * self.decrement)
+        self.decrement = np.where(full_step, slope, np.inf)
+        return full_step & (slope <= _TOLERANCE**2 * self._size() + ROUNDING)
+
+
+class BinarySlots(NewtonSlots):
+    """Solves binary logistic regressions.
+
+    The objective, for row weights w and classes t in {0, 1}, is
+
+        sum_i w_i·log(1 + exp((1 - 2·t_i)·z_i·θ)) + 1/2·sum_j penalty_j·θ_j².
+
+    Parameters
+    ----------
+    tracks : Tracks
+    start : ndarray of shape (q,)
+    Z : ndarray of shape (n_rows, q)
+        The rows, with a column of ones for the intercept.
+    penalty : ndarray of shape (q,)
+    n_slots : int
+    """
+
+    per_slot = (*NewtonSlots.per_slot, "proba")
+
+    def __init__(
+        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Floats, n_slots: int
+    ) -> None:
+        super().__init__(tracks, start, 1, n_slots)
+        self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
+        self.penalty = penalty
+        self.targets = tracks.codes.astype(np.float64)
+        self.proba = np.zeros_like(self.weights)
+
+    def _predict_linearly(self, coefs: Floats) -> Floats:
+        return matmul_by_row(coefs, self.Z_t)
+
+    def _begin(self, slots: NDArray[np.intp]) -> None:
+        before = self.weights[slots] > 0
+        super()._begin(slots)
+        grown = (self.weights[slots] > 0) & ~before
+        by_one = grown.sum(axis=1) == 1
+        if by_one.any():
+            self._add_rows(slots[by_one], grown[by_one].argmax(axis=1))
+
+    def _restart(self, slots: NDArray[np.intp]) -> None:
+        super()._restart(slots)
+        self.weights[slots] = 0
+
+    def _add_rows(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        """Let each slot's inverse Hessian know of one more row, by Sherman and Morrison."""
+        z = self.Z[rows]
+        proba = expit(self.predictor[slots, rows])
+        curvature = self.weights[slots, rows] * proba * (1 - proba)
+        P = self.P[slots]
+        Pz = np.matmul(P, z[:, :, np.newaxis])[:, :, 0]
+        Pz *= np.sqrt(curvature / (1 + curvature * np.einsum("ij,ij->i", z, Pz)))[:, np.newaxis]
+        P -= Pz[:, :, np.newaxis] * Pz[:, np.newaxis, :]
+        self.P[slots] = P
+        self.stale[slots] = False
+
+    def _gradient(self) -> Floats:
+        np.negative(self.predictor, out=self.proba)
+        with np.errstate(over="ignore"):
+            np.exp(self.proba, out=self.proba)
+        self.proba += 1
+        np.reciprocal(self.proba, out=self.proba)
+        residual = self.proba - self.targets
+        residual *= self.weights
+        gradient = matmul_by_row(residual, self.Z)
+        gradient += self.penalty * self.coefs
+        return gradient
+
+    def _invert_hessians(self, slots: NDArray[np.intp]) -> Floats:
+        proba = self.proba[slots]
+        curvature = self.weights[slots] * proba * (1 - proba)
+        return gram_inverses(
+            self.Z, curvature, np.broadcast_to(self.penalty, (len(slots), len(self.penalty)))
+        )
+
+    def _size(self) -> Floats:
+        return np.einsum("ij,ij,j->i", self.coefs, self.coefs, self.penalty)
