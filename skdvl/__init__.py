@@ -2,6 +2,7 @@
 
 from skdvl.estimation import ValuationResult, estimate_values
 from skdvl.selection import CleanedEstimator, SampleSelector
+from skdvl.utilities import Utility
 from skdvl.valuators import (
     BanzhafValuator,
     BetaShapleyValuator,
@@ -24,6 +25,7 @@ __all__ = [
     "SampleSelector",
     "SemivalueValuator",
     "ShapleyValuator",
+    "Utility",
     "ValuationResult",
     "__version__",
     "estimate_values",

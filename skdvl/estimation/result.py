@@ -81,6 +81,13 @@ class ValuationResult:
     record: EvaluationRecord = field(repr=False)
     cache_info: CacheInfo = field(default_factory=CacheInfo)
 
+    def __repr__(self) -> str:
+        exact = "exact" if self.converged and not self.standard_errors.any() else self.method
+        return (
+            f"<ValuationResult: {self.semivalue} of {len(self.values)} players, {exact}, "
+            f"{self.n_evals} evaluations; see values, standard_errors, to_frame()>"
+        )
+
     @property
     def values(self) -> NDArray[np.float64]:
         """Values, shape (n_players,), in utility units."""

@@ -104,6 +104,9 @@ class Exact(SamplingScheme, name="exact"):
         values = np.full(game.n_players, m[0] * game.empty + m[-1] * game.full)
         for _, coalitions, utilities in log.replay(self):
             values += enumerated_sums(game, m, a, coalitions, utilities)
+        # A null player's sum leaves a rounding error, and values < 0 would select it.
+        scale = max(abs(game.full), abs(game.empty), np.abs(values).max())
+        values[np.abs(values) < 4 * game.n_players * np.finfo(np.float64).eps * scale] = 0.0
         return Estimate(values, np.zeros(game.n_players))
 
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:

@@ -63,24 +63,31 @@ def followed_scoring(estimator: Any) -> Any:
     return scoring if isinstance(scoring, str) or callable(scoring) else None
 
 
-def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold]:
+def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold, str | None]:
     """Take a pipeline's fixed transformations out of the game, if all but its last step are such.
 
     A step that learns nothing from the rows it is fitted on, because it is stateless or frozen,
     transforms training and validation rows once; the last step then plays on the result.
+
+    Returns
+    -------
+    estimator : estimator object
+    fold : Fold
+    reason : str or None
+        Why a pipeline stays whole.
     """
     if not isinstance(estimator, Pipeline) or estimator.steps[-1][1] in (None, "passthrough"):
-        return estimator, fold
+        return estimator, fold, None
     steps = [step for _, step in estimator.steps[:-1] if step not in (None, "passthrough")]
     for step in steps:
         frozen = type(step).__name__ == "FrozenEstimator"
         if not frozen and get_tags(step).requires_fit:
-            return estimator, fold
+            return estimator, fold, f"{type(step).__name__} learns from the rows of a coalition"
     X, X_val = fold.X, fold.X_val
     for step in steps:
         fixed = clone(step).fit(X, fold.y)
         X, X_val = fixed.transform(X), fixed.transform(X_val)
-    return estimator.steps[-1][1], replace(fold, X=X, X_val=X_val)
+    return estimator.steps[-1][1], replace(fold, X=X, X_val=X_val), None
 
 
 def make_utility(
@@ -105,16 +112,18 @@ def make_utility(
     -------
     utility : SupervisedUtility
     reasons : list of str
-        Only of engines of the estimator's own family.
+        Empty if an engine serves, or was not asked for.
     """
     reasons: list[str] = []
     if engine == "auto":
-        last, transformed = split_stateless_steps(estimator, fold)
+        last, transformed, whole = split_stateless_steps(estimator, fold)
         for candidate in find_engines():
             if not candidate.is_family(last):
                 continue
             reason = candidate.why_not(last, transformed, judge)
             if reason is None:
-                return candidate(last, transformed, judge, fallback), reasons
+                return candidate(last, transformed, judge, fallback), []
             reasons.append(f"{candidate.engine}: {reason}")
+        if not reasons:
+            reasons.append(whole or f"no engine serves {type(last).__name__}")
     return RefitUtility(estimator, fold, judge, fallback), reasons

@@ -243,9 +243,8 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         fallback = FallbackRule(judge, self.empty_score, self.error_score)
         utility, reasons = make_utility(base, fold, judge, fallback, self.engine)
         if self.verbose and fold.number == 0 and self.engine == "auto":
-            for reason in reasons:
-                print(f"[{type(self).__name__}] not used: {reason}")
-            print(f"[{type(self).__name__}] engine: {utility.engine}")
+            why = f" ({'; '.join(reasons)})" if reasons else ""
+            print(f"[{type(self).__name__}] engine: {utility.engine}{why}")
         return utility
 
     def _estimate_games(

@@ -117,7 +117,7 @@ def test_columns_that_hardly_vary_inside_a_class(estimator, shift, width):
     X[:, 1:] += width * rng.normal(size=(30, 2))
     X_val[:, 1:] += 3 * width * rng.normal(size=(40, 2))
     engine, refit, _ = utilities(estimator, X + shift, y, X_val + shift, y_val)
-    assert engine.engine == "gaussian_nb"
+    assert engine.engine == "Gaussian naive Bayes"
     order = rng.permutation(30)
     expected = refit(prefix_coalitions(order, np.arange(1, 31)))
     assert_array_equal(engine.prefixes(order[np.newaxis])[0, 1:], expected)
@@ -132,7 +132,7 @@ def test_coalitions_of_equal_rows_are_refitted():
     coalitions = np.tril(np.ones((12, 12), dtype=bool))
     for scoring in (None, "neg_log_loss", "true_class_probability"):
         engine, refit, _ = utilities(GaussianNB(), X, y, X_val, np.array([0, 1, 1]), scoring)
-        assert engine.engine == "gaussian_nb"
+        assert engine.engine == "Gaussian naive Bayes"
         assert_allclose(engine(coalitions), refit(coalitions), rtol=engine.closeness(X))
     engine, refit, _ = utilities(NearestCentroid(), X, y, X_val, np.array([0, 1, 1]))
     assert_array_equal(engine(coalitions[:6]), refit(coalitions[:6]))
@@ -151,7 +151,7 @@ def test_a_category_that_no_row_has_refuses_the_coalition():
     X = np.array([[0, 1], [1, 0], [2, 1], [0, 0], [1, 1], [2, 0]])
     y = np.array([0, 0, 1, 1, 0, 1])
     engine, refit, _ = utilities(CategoricalNB(), X, y, X[:3], y[:3], "neg_log_loss")
-    assert engine.engine == "categorical_nb"
+    assert engine.engine == "categorical naive Bayes"
     coalitions = np.random.default_rng(5).random((40, 6)) < 0.6
     assert_allclose(engine(coalitions), refit(coalitions), rtol=1e-9)
     with quiet_warnings():

@@ -62,7 +62,7 @@ class _DiscreteNBUtility(NaiveBayesUtility):
 class MultinomialNBUtility(_DiscreteNBUtility):
     """Exact utilities of `sklearn.naive_bayes.MultinomialNB`."""
 
-    engine: ClassVar[str] = "multinomial_nb"
+    engine: ClassVar[str] = "multinomial naive Bayes"
     serves = ("MultinomialNB",)
 
     @classmethod
@@ -88,7 +88,7 @@ class MultinomialNBUtility(_DiscreteNBUtility):
 class ComplementNBUtility(_DiscreteNBUtility):
     """Exact utilities of `sklearn.naive_bayes.ComplementNB`."""
 
-    engine: ClassVar[str] = "complement_nb"
+    engine: ClassVar[str] = "complement naive Bayes"
     serves = ("ComplementNB",)
     is_separable = False
 
@@ -139,7 +139,7 @@ class ComplementNBUtility(_DiscreteNBUtility):
 class BernoulliNBUtility(_DiscreteNBUtility):
     """Exact utilities of `sklearn.naive_bayes.BernoulliNB`."""
 
-    engine: ClassVar[str] = "bernoulli_nb"
+    engine: ClassVar[str] = "Bernoulli naive Bayes"
     serves = ("BernoulliNB",)
 
     @classmethod
@@ -191,7 +191,7 @@ class CategoricalNBUtility(_DiscreteNBUtility):
     the values it reaches that are at least the greatest of the validation rows.
     """
 
-    engine: ClassVar[str] = "categorical_nb"
+    engine: ClassVar[str] = "categorical naive Bayes"
     serves = ("CategoricalNB",)
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:

@@ -39,7 +39,7 @@ class GaussianNBUtility(NaiveBayesUtility):
     largest, may need them: the few coalitions where rounding could show are refitted.
     """
 
-    engine: ClassVar[str] = "gaussian_nb"
+    engine: ClassVar[str] = "Gaussian naive Bayes"
     serves = ("GaussianNB",)
     tie = 1e-6
 

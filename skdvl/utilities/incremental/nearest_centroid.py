@@ -30,7 +30,7 @@ class NearestCentroidUtility(ClassSumsUtility):
     standard deviations within the classes.
     """
 
-    engine: ClassVar[str] = "nearest_centroid"
+    engine: ClassVar[str] = "nearest centroid"
     serves = ("NearestCentroid",)
     responses = ("predict", "predict_proba", "decision_function")
 

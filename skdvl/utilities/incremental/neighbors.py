@@ -65,7 +65,7 @@ class NeighborsUtility(IncrementalUtility):
     the row's norm in its brute-force search.
     """
 
-    engine = "neighbors"
+    engine = "nearest neighbors"
     serves = ("KNeighborsClassifier", "KNeighborsRegressor")
     responses = ("predict", "predict_proba")
     block_size = 1024
