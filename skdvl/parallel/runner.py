@@ -65,12 +65,19 @@ class TaskRunner(Generic[P, R]):
     def __enter__(self) -> "TaskRunner[P, R]":
         self._route = open_route(self.function, self.shared, self.n_jobs)
         self._grouping = Grouping(self._route.overhead, self._route.n_workers)
+        self._was_cut_short = False  # by an exception, or by a caller who took enough
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, *details: object) -> None:
-        self._route.close(by_force=kind is not None)
+    def __exit__(self, *exception: object) -> None:
+        self._route.close(by_force=self._was_cut_short)
 
-    def run(self, payloads: Sequence[P], *, describe: Callable[[P], str] = str) -> Generator[R]:
+    def run(
+        self,
+        payloads: Sequence[P],
+        *,
+        describe: Callable[[P], str] = str,
+        seconds: float | None = None,
+    ) -> Generator[R]:
         """Yield the results in the order of the payloads, each as early as it can.
 
         Parameters
@@ -79,6 +86,10 @@ class TaskRunner(Generic[P, R]):
             One call each.
         describe : callable, default=str
             Names a payload in an error.
+        seconds : float or None, default=None
+            What a payload takes at most, by a guess. Where nobody chose a backend, processes are
+            started once it is known that they pay; the guess can spare a long first payload from
+            being that which tells.
 
         Yields
         ------
@@ -92,7 +103,8 @@ class TaskRunner(Generic[P, R]):
         """
         done: dict[int, R] = {}
         n_yielded = 0
-        with closing(self._outcomes(payloads, describe)) as outcomes:
+        self._was_cut_short = True
+        with closing(self._outcomes(payloads, describe, seconds)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome.results, Failure):
                     raise outcome.results.to_exception()
@@ -101,12 +113,15 @@ class TaskRunner(Generic[P, R]):
                 while n_yielded in done:
                     yield done.pop(n_yielded)
                     n_yielded += 1
+        self._was_cut_short = False
 
-    def _outcomes(self, payloads: Sequence[P], describe: Callable[[P], str]) -> Generator[Outcome]:
+    def _outcomes(
+        self, payloads: Sequence[P], describe: Callable[[P], str], seconds: float | None
+    ) -> Generator[Outcome]:
         """Yield the outcomes of all payloads as they come."""
         waiting = deque(range(len(payloads)))
         if self._route.is_default:
-            yield from self._while_no_pool_pays(payloads, waiting)
+            yield from self._while_no_pool_pays(payloads, waiting, seconds)
         n_losses: dict[int, int] = {}  # of payloads whose worker died and that have no result yet
         while waiting or n_losses:
             # a pool breaks as a whole and blames all that was under way, so suspects go alone
@@ -122,28 +137,34 @@ class TaskRunner(Generic[P, R]):
                         n_losses.pop(number, None)
                     yield outcome
             for loss in losses:
-                is_certain = loss.is_certain or alone or len(losses) == 1
+                blamed_alone = loss.is_certain or alone or len(losses) == 1
+                n_attempts = loss.n_attempts if blamed_alone and len(loss.numbers) == 1 else 1
                 for number in loss.numbers:
-                    if loss.n_attempts is None:
+                    if loss.n_attempts is None or n_attempts is None:
                         raise _worker_lost(describe(payloads[number]), loss)
-                    n_losses[number] = n_losses.get(number, 0)
-                    n_losses[number] += loss.n_attempts if is_certain else 1
+                    n_losses[number] = n_losses.get(number, 0) + n_attempts
                     if n_losses[number] > self.max_retries:
                         raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
 
-    def _while_no_pool_pays(self, payloads: Sequence[P], waiting: deque[int]) -> Iterator[Outcome]:
+    def _while_no_pool_pays(
+        self, payloads: Sequence[P], waiting: deque[int], guess: float | None
+    ) -> Iterator[Outcome]:
         """Run payloads here while starting processes would take longer than it saves.
 
         Only where nobody chose a backend. What remains is judged by the payloads of this round
         alone, since more rounds may not come.
         """
         handle = DirectHandle(Work(self.function, self.shared, in_this_process=True))
-        while waiting and not _pool.pays(self._grouping.seconds, len(waiting), self._route):
+        known = self._grouping.seconds
+        if known is None and guess is not None:
+            known = guess / _CAUTION
+        while waiting and not _pool.pays(known, len(waiting), self._route):
             number = waiting.popleft()
             # models inside follow the context too, and must not start the pool in their turn
             with joblib.parallel_config(n_jobs=1):
                 outcome = Task(handle, [number], [payloads[number]])()
             yield outcome
+            known = self._grouping.seconds
         if waiting:
             _pool.note_use()
 
@@ -207,6 +228,9 @@ def _worker_lost(name: str, loss: Lost, n_losses: int | None = None) -> WorkerLo
     error.n_attempts = n_losses
     error.__cause__ = loss.error
     return error
+
+
+_CAUTION = 4  # how far below a guess of an upper bound the truth may lie
 
 
 class _Pool:

@@ -196,6 +196,14 @@ def test_processes_for_long_work_under_the_default_backend():
     assert len(set(pids[2:]) - {os.getpid()}) == 2
 
 
+def test_a_guess_spares_the_first_of_long_payloads():
+    with TaskRunner(slow_pid, None, n_jobs=2) as runner:
+        pids = set(runner.run(range(6), seconds=60.0))
+    assert os.getpid() not in pids
+    with TaskRunner(pid_of, None, n_jobs=2) as runner:
+        assert set(runner.run(range(6), seconds=1e-3)) == {os.getpid()}
+
+
 def run_inside(shared, payload):
     with TaskRunner(fit_on_subset, shared, n_jobs=payload) as runner:
         return list(runner.run(PAYLOADS[:6]))
