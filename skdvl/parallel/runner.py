@@ -155,16 +155,19 @@ class TaskRunner(Generic[P, R]):
         alone, since more rounds may not come.
         """
         handle = DirectHandle(Work(self.function, self.shared, in_this_process=True))
-        known = self._grouping.seconds
-        if known is None and guess is not None:
-            known = guess / _CAUTION
+        known = None if guess is None else guess / _CAUTION
+        if self._grouping.seconds is not None:
+            known = self._grouping.seconds
+        start = time.perf_counter()
         while waiting and not _pool.pays(known, len(waiting), self._route):
             number = waiting.popleft()
             # models inside follow the context too, and must not start the pool in their turn
             with joblib.parallel_config(n_jobs=1):
                 outcome = Task(handle, [number], [payloads[number]])()
             yield outcome
-            known = self._grouping.seconds
+            # a first call may be slow for reasons of its own: a tenth of what is at stake tells
+            if time.perf_counter() - start > 0.1 * _pool.cost():
+                known = self._grouping.seconds
         if waiting:
             _pool.note_use()
 
@@ -244,16 +247,20 @@ class _Pool:
         self._last_use = float("-inf")
 
     def note_use(self) -> None:
+        """Remember that processes live from now on."""
         self._last_use = time.monotonic()
+
+    def cost(self) -> float:
+        """Return the seconds before the first result comes."""
+        is_warm = time.monotonic() - self._last_use < self.idle_seconds
+        return self.call_seconds if is_warm else self.start_seconds
 
     def pays(self, seconds: float | None, n_waiting: int, route: Route) -> bool:
         """Say whether the pool would end the waiting payloads sooner than this process."""
         if seconds is None:
             return False
-        is_warm = time.monotonic() - self._last_use < self.idle_seconds
-        cost = self.call_seconds if is_warm else self.start_seconds
         n_busy = min(route.n_workers, n_waiting)
-        return seconds * n_waiting * (1 - 1 / n_busy) > cost
+        return seconds * n_waiting * (1 - 1 / n_busy) > self.cost()
 
 
 _pool = _Pool()

@@ -171,8 +171,8 @@ def test_verbose_of_joblib(capsys):
 
 def test_no_processes_for_short_work_under_the_default_backend():
     with TaskRunner(pid_of, None, n_jobs=2) as runner:
-        assert set(runner.run(range(200))) == {os.getpid()}
-        assert set(runner.run(range(200))) == {os.getpid()}
+        assert set(runner.run(range(20))) == {os.getpid()}
+        assert set(runner.run(range(20))) == {os.getpid()}
 
 
 def pid_of(shared, payload):
