@@ -358,6 +358,21 @@ def rounded_log_losses(refit, coalitions):
         )
 
 
+def nearly_equal_ranks(refit, coalitions, tie):
+    """Tell where the ranks of validation rows hang on differences below the tie.
+
+    An engine of exact optima and lbfgs may rank such rows differently, and neither is wrong.
+    """
+    found = np.zeros(len(coalitions), dtype=bool)
+    with quiet_warnings():
+        for j in np.flatnonzero(coalitions.any(axis=1)):
+            model = refit.model_for(np.flatnonzero(coalitions[j]))
+            if not isinstance(model, Exception):
+                ranked = np.sort(model.decision_function(refit.fold.X_val), axis=0)
+                found[j] = (np.diff(ranked, axis=0) <= tie).any()
+    return found
+
+
 # --- the laws ---------------------------------------------------------------------------------
 
 
@@ -412,6 +427,8 @@ def test_utilities_are_those_of_refitting(engine, k):
                 decided = ~undecided_rows[key].any(axis=1)
                 if scoring == "neg_log_loss":
                     decided &= ~rounded_log_losses(refit, coalitions)
+                if scoring in ("roc_auc", "roc_auc_ovr") and engine.tie == 1e-5:
+                    decided &= ~nearly_equal_ranks(refit, coalitions, engine.tie)
                 n_compared += decided.sum()
                 n_all += len(decided)
                 for ask in ways:
