@@ -205,6 +205,8 @@ def estimate_games(
         with Evaluator(shared, record, store, n_jobs) as evaluate:
             met = play_rounds(games, scheme, semivalue, rule, n_players, evaluate, save, verbose)
         estimate = estimate_all(games, scheme, semivalue, n_players)
+    for game in games:
+        game.settle()
     converged = met or is_exact(games, scheme)
     if rule is not None and not converged:
         warnings.warn(

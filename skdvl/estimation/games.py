@@ -117,6 +117,11 @@ class GameInPlay:
         entry.append(task.n_draws, utilities)
         self.n_evals += utilities.size - int(np.isnan(utilities).sum())
 
+    def settle(self) -> None:
+        """Let go of an earlier run that tells no more than this one."""
+        if self.longest_log is self.log:
+            self.known = None
+
     def _plan(self, scheme: SamplingScheme, target: Semivalue) -> Sequence[Chunk]:
         done = len(self.log.rounds)
         if self.known is not None and done < len(self.known.rounds):

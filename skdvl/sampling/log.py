@@ -132,6 +132,10 @@ class EvaluationLog:
         self._kept: dict[int, NDArray[np.uint8]] = {}
         self._kept_bytes = 0
 
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kept draws behind: they may be 256 MB, and are drawn again."""
+        return {**self.__dict__, "_kept": {}, "_kept_bytes": 0}
+
     def begin_round(self, chunks: Sequence[Chunk]) -> None:
         """Plan a round."""
         if not self.is_round_complete:
@@ -142,17 +146,6 @@ class EvaluationLog:
     def is_round_complete(self) -> bool:
         """Whether the last round is complete; so it is before the first one."""
         return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
-
-    @property
-    def n_complete_rounds(self) -> int:
-        """Number of complete rounds."""
-        return len(self.rounds) - (not self.is_round_complete)
-
-    def first_rounds(self, n_rounds: int) -> EvaluationLog:
-        """Return the log as it was after its first rounds."""
-        earlier = EvaluationLog(self.entropy, self.fold, self.n_players)
-        earlier.rounds = self.rounds[:n_rounds]
-        return earlier
 
     def of_half(self, half: int) -> EvaluationLog:
         """Return a log of the entries of one half, without later ones by adapted laws."""

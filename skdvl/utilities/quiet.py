@@ -8,6 +8,7 @@ leave it in the other order restore the wrong filters.
 
 from __future__ import annotations
 
+import os
 import threading
 import warnings
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ __all__ = ["quiet_warnings"]
 _lock = threading.Lock()
 _depth = 0
 _saved: warnings.catch_warnings[None] | None = None
+
+
+def _renew_lock() -> None:
+    """Give a forked child a free lock: another thread of the parent may have held it."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_lock)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """A cache saves evaluations and changes nothing else."""
 
+import importlib.util
 import math
 import os
 import pickle
@@ -137,8 +138,9 @@ print(result.cache_info.hits, result.cache_info.misses, result.values.tobytes().
 """
 
 
-def test_a_second_process_finds_what_the_first_left_on_the_disk(tmp_path):
-    pytest.importorskip("diskcache")
+def test_a_second_process_finds_what_the_first_left_on_the_disk(tmp_path, skip_missing_part):
+    if importlib.util.find_spec("diskcache") is None:
+        skip_missing_part("diskcache is not installed")
     printed = [
         subprocess.run(
             [sys.executable, "-c", SCRIPT, tmp_path], capture_output=True, text=True, check=True
