@@ -45,7 +45,7 @@ class NoisyGame(Utility):
         return repr((self.n_players, self.seed)).encode()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def noisy_game():
     return NoisyGame
 

@@ -45,6 +45,11 @@ def play_all(noisy_game, **options):
     return results
 
 
+@pytest.fixture(scope="module")
+def expected(noisy_game):
+    return play_all(noisy_game, n_jobs=1)
+
+
 def assert_same_results(results, expected):
     for key, result in results.items():
         assert_array_equal(result.values, expected[key].values, err_msg=str(key))
@@ -56,21 +61,18 @@ def assert_same_results(results, expected):
 @pytest.mark.parametrize(
     ("backend", "n_jobs"), [(name, n) for name, numbers in N_JOBS.items() for n in numbers]
 )
-def test_the_same_bits_on_every_backend(noisy_game, backend, n_jobs):
-    expected = play_all(noisy_game, n_jobs=1)
+def test_the_same_bits_on_every_backend(noisy_game, expected, backend, n_jobs):
     with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
         assert_same_results(play_all(noisy_game), expected)
 
 
-def test_a_number_of_jobs_wins_over_the_configuration(noisy_game):
-    expected = play_all(noisy_game, n_jobs=1)
+def test_a_number_of_jobs_wins_over_the_configuration(noisy_game, expected):
     with joblib.parallel_config(backend="threading", n_jobs=2):
         assert_same_results(play_all(noisy_game, n_jobs=3), expected)
     assert_same_results(play_all(noisy_game, n_jobs=2), expected)
 
 
-def test_two_fits_in_two_threads(noisy_game):
-    expected = play_all(noisy_game)
+def test_two_fits_in_two_threads(noisy_game, expected):
     found = {}
 
     def fit(name):
