@@ -49,6 +49,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
     responses: ClassVar[tuple[str, ...]] = ("predict", "predict_proba", "decision_function")
     shrinkage: float | str = 0.0
     n_digested: int
+    _renormalises: ClassVar[bool] = False  # priors that do not sum to one
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
         super().__init__(estimator, fold, judge, fallback)
@@ -75,7 +76,9 @@ class ClassCovariancesUtility(ClassSumsUtility):
             return reason
         assert fold.classes is not None
         n_rows, d = np.shape(fold.X)
-        n_products = d + len(np.triu_indices(d)[0])
+        n_products = d + d * (d + 1) // 2
+        if getattr(estimator, "shrinkage", None) == "auto":
+            n_products += d * (d + 1) // 2 + d**2
         if d > _MAX_FEATURES or 8 * n_rows * n_products > _MAX_TABLE_BYTES:
             return "with so many columns refitting is as fast"
         if getattr(estimator, "covariance_estimator", None) is not None:
@@ -218,5 +221,3 @@ class ClassCovariancesUtility(ClassSumsUtility):
             unfit = np.asarray(~seen.all(axis=0))
         with np.errstate(divide="ignore"):
             return priors, np.log(priors), unfit
-
-    _renormalises: ClassVar[bool] = False

@@ -12,7 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-__all__ = ["MAX_ERROR", "by_length", "solve_any", "solve_tall", "solve_wide"]
+__all__ = [
+    "MAX_ERROR",
+    "by_length",
+    "centred",
+    "contrasts",
+    "solve_any",
+    "solve_tall",
+    "solve_wide",
+]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -23,6 +31,36 @@ MAX_ERROR = 1e-10
 _STACKED = 64
 _STACK_NUMBERS = 2**20
 _LENGTH_STEP = 8
+
+
+def centred(codes: NDArray[np.intp], X: Floats, means: Floats) -> Floats:
+    """Return rows less their class's mean, (n_sets, length, d).
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_sets, length)
+        The rows' classes; rows that have -1 become zero.
+    X : ndarray of shape (n_sets, length, d)
+    means : ndarray of shape (n_sets, n_classes, d)
+    """
+    less = X - np.take_along_axis(means, np.maximum(codes, 0)[:, :, np.newaxis], axis=1)
+    less[codes < 0] = 0.0
+    return less
+
+
+def contrasts(codes: NDArray[np.intp], X: Floats) -> Floats:
+    """Return contrasts inside the classes, (n_sets, length, d), those that are zero last.
+
+    A class's contrasts, each row against the mean of those before, times a factor, have the
+    scatter of its rows about their mean, but there is one less of them: where there are few rows
+    they are independent. Parameters are those of `centred`.
+    """
+    before = np.tril(codes[:, :, np.newaxis] == codes[:, np.newaxis], -1)
+    n_before = before.sum(axis=2) * (codes >= 0)
+    found = X - (before / np.maximum(n_before, 1)[:, :, np.newaxis]) @ X
+    found *= np.sqrt(n_before / (n_before + 1))[:, :, np.newaxis]
+    order = np.argsort(n_before == 0, axis=1, kind="stable")
+    return np.take_along_axis(found, order[:, :, np.newaxis], axis=1)
 
 
 def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:

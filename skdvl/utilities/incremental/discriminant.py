@@ -16,6 +16,8 @@ from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtilit
 from skdvl.utilities.incremental.contrasts import (
     MAX_ERROR,
     by_length,
+    centred,
+    contrasts,
     solve_any,
     solve_tall,
     solve_wide,
@@ -41,11 +43,12 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
     r"""Utilities of `LinearDiscriminantAnalysis`.
 
     With the pooled covariance S of the classes, their means m_k, priors p_k and
-    :math:`\\bar m = \\sum p_k m_k`, the score of class k is
-    :math:`(m_k - \\bar m)' S^{-1} (x - \\bar m - (m_k - \\bar m)/2) + \\log p_k`. The solver "svd"
+    :math:`\bar m = \sum p_k m_k`, the score of class k is
+    :math:`(m_k - \bar m)' S^{-1} (x - \bar m - (m_k - \bar m)/2) + \log p_k`. The solver "svd"
     takes the pseudoinverse of the covariance of columns divided by their deviations within the
-    classes where there are fewer rows than columns; those coalitions are solved by their inner
-    products. The other solvers' results then hang on rounding, unless there is shrinkage.
+    classes where there are fewer rows than columns; these coalitions, and those that are close to
+    singular, are solved by a decomposition of their rows. The other solvers' results then hang on
+    rounding, unless there is shrinkage, and are left to refitting.
     """
 
     engine: ClassVar[str] = "linear discriminant analysis"
@@ -330,11 +333,20 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         members: NDArray[np.intp],
         solve: Callable[[Floats, Floats, Floats], tuple[Floats, Flags]],
     ) -> tuple[Floats, Errors]:
+        """Score sets by a decomposition of their rows, the first of ``members``."""
         counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
         priors, log_priors, doubtful = self._log_priors(counts)
-        means, contrasts = self._contrasts(members, counts)
         n_rows = counts.sum(axis=0)
-        deviation = np.sqrt((contrasts**2).sum(axis=1) / n_rows[:, np.newaxis])
+        belongs = np.arange(members.shape[1]) < n_rows[:, np.newaxis]
+        codes = np.where(belongs, np.searchsorted(self.present, self.fold.codes[members]), -1)
+        X = (self.X[members] - self.origin) / self.scale
+        average = (codes == np.arange(len(counts))[:, np.newaxis, np.newaxis]) / np.maximum(
+            counts, 1
+        )[:, :, np.newaxis]
+        means = np.swapaxes(average, 0, 1) @ X
+        Z = contrasts(codes, X) if solve is solve_wide else centred(codes, X, means)
+        means = np.moveaxis(means, 0, 2)
+        deviation = np.sqrt((Z**2).sum(axis=1) / n_rows[:, np.newaxis])
         flat = deviation < _FLAT
         doubtful |= (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
         deviation[flat] = 1.0
@@ -343,7 +355,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         if _divisor() == _FREEDOM:
             n_free = n_rows - (counts > 0).sum(axis=0)
         least = np.sqrt(n_free) * self.estimator.tol
-        solution, unsure = solve(contrasts / deviation[:, np.newaxis], right, least)
+        solution, unsure = solve(Z / deviation[:, np.newaxis], right, least)
         doubtful |= unsure
         solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
         solution[doubtful] = 0.0
@@ -353,31 +365,6 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         predictions = self._predict_linear(coefficients, self.response)
         found = self._finish(predictions, counts, doubtful, {}, self.response)
         return self._judge(*found), found[1]
-
-    def _contrasts(self, members: NDArray[np.intp], counts: Floats) -> tuple[Floats, Floats]:
-        """Return class means (n_present, d, n_sets) and contrasts of rows (n_sets, length, d).
-
-        A class's contrasts, each row against the mean of those before, times a factor, have the
-        scatter of its rows about their mean, but there is one less of them.
-
-        Parameters
-        ----------
-        members : ndarray of int, shape (n_sets, length)
-            Rows of the sets and then others.
-        counts : ndarray of shape (n_present, n_sets)
-        """
-        belongs = np.arange(members.shape[1]) < counts.sum(axis=0)[:, np.newaxis]
-        codes = np.where(belongs, np.searchsorted(self.present, self.fold.codes[members]), -1)
-        is_class = codes[:, np.newaxis] == np.arange(len(counts))[:, np.newaxis]
-        X = (self.X[members] - self.origin) / self.scale
-        means = (is_class / np.maximum(counts.T, 1)[:, :, np.newaxis]) @ X
-        before = np.tril(codes[:, :, np.newaxis] == codes[:, np.newaxis], -1)
-        n_before = before.sum(axis=2) * belongs
-        contrasts = X - (before / np.maximum(n_before, 1)[:, :, np.newaxis]) @ X
-        contrasts *= np.sqrt(n_before / (n_before + 1))[:, :, np.newaxis]
-        order = np.argsort(n_before == 0, axis=1, kind="stable")  # what is zero goes last
-        contrasts = np.take_along_axis(contrasts, order[:, :, np.newaxis], axis=1)
-        return np.moveaxis(means, 0, 2), contrasts
 
 
 @cache

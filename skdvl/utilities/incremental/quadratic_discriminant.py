@@ -29,7 +29,7 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
     r"""Utilities of `QuadraticDiscriminantAnalysis`.
 
     The score of a class with mean m, covariance S and prior p is
-    :math:`-\\tfrac12 (x - m)' S^{-1} (x - m) - \\tfrac12 \\log |S| + \\log p`. It is linear in
+    :math:`-\tfrac12 (x - m)' S^{-1} (x - m) - \tfrac12 \log |S| + \log p`. It is linear in
     products of columns, columns and 1, and it depends on the class's own rows only, but for p.
     """
 

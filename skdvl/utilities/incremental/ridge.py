@@ -39,11 +39,11 @@ class RidgeUtility(LinearUtility):
     r"""Utilities of `Ridge` and `RidgeClassifier` with a direct solver.
 
     Primal: with Z the rows [1, x - centre] of a coalition, w solves
-    :math:`(Z'Z + \\alpha D) w = Z'y`, D without the intercept. Dual: with K the inner products of
-    the rows in some order, :math:`LL' = K + \\alpha I`, :math:`a = L^{-1} y`,
+    :math:`(Z'Z + \alpha D) w = Z'y`, D without the intercept. Dual: with K the inner products of
+    the rows in some order, :math:`LL' = K + \alpha I`, :math:`a = L^{-1} y`,
     :math:`o = L^{-1} 1` and :math:`B = L^{-1} K_{val}`, the first k rows predict
-    :math:`\\sum_{j \\le k} a_j B_j - \\mu_k (\\sum_{j \\le k} o_j B_j - 1)`,
-    :math:`\\mu_k = \\sum_{j \\le k} a_j o_j / \\sum_{j \\le k} o_j^2`.
+    :math:`\sum_{j \le k} a_j B_j - \mu_k (\sum_{j \le k} o_j B_j - 1)`,
+    :math:`\mu_k = \sum_{j \le k} a_j o_j / \sum_{j \le k} o_j^2`.
     Weights multiply the rows of both by their square roots.
     """
 
