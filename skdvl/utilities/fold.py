@@ -118,13 +118,14 @@ class Judge:
 
     def judge_model(self, model: Any) -> float:
         """Score a fitted model."""
-        if self.own_score:
+        if self.metric is not None:
+            # A scorer gives the same bits, and takes longer than a small model takes to be fitted.
+            prediction = self._prediction(model, self.metric)
+            if prediction is not None:
+                return self.metric.judge_one(prediction)
+        if self.scorer is None:
             return float(model.score(self.fold.X_val, self.fold.y_val))
-        # A scorer gives the same bits, and takes longer than a small model takes to be fitted.
-        prediction = None if self.metric is None else self._prediction(model, self.metric)
-        if self.metric is None or prediction is None:
-            return self._ask_scorer(self._view(model))
-        return self.metric.judge_one(prediction)
+        return self._ask_scorer(self._view(model))
 
     def judge_predictions(self, response: str, predictions: NDArray[Any]) -> NDArray[np.float64]:
         """Score stacked predictions.

@@ -454,3 +454,13 @@ def test_the_size_of_an_enumeration_is_told_at_once():
     many = np.random.default_rng(0).normal(size=(3000, 2))
     with pytest.raises(ValueError, match="over 10"):
         ShapleyValuator(GaussianNB(), method="exact").fit(many, many[:, 0] > 0)
+
+
+def test_single_precision():
+    targets = X[:, 0].astype(np.float32)
+    found = ShapleyValuator(Ridge(), max_evals=200, random_state=0).fit(
+        X.astype(np.float32), targets
+    )
+    assert found.engine_ == "refit"
+    plain = ShapleyValuator(Ridge(), max_evals=200, random_state=0).fit(X, X[:, 0])
+    np.testing.assert_allclose(found.values_, plain.values_, atol=1e-4)
