@@ -1,6 +1,6 @@
 """How many payloads travel in one task: by the clock, and never seen in a result."""
 
-_TASK_SECONDS = 0.25  # of work that a task should take, where there is enough
+_TASK_SECONDS = 0.25  # of work that a task should take, where there is enough of it
 _OVERHEAD_SHARE = 0.05  # of a task's work that sending it may cost
 _MOST = 1000  # payloads that a dying worker can take with it
 
@@ -18,6 +18,8 @@ class Grouping:
 
     def __init__(self, overhead: float, n_workers: int) -> None:
         self._least_seconds = overhead / _OVERHEAD_SHARE
+        # all tasks leave from one process: it must not be busy with sending more than half its time
+        self._most_seconds = max(_TASK_SECONDS, 2 * overhead * n_workers)
         self._n_workers = n_workers
         self.seconds: float | None = None  # for one payload, lately
 
@@ -36,6 +38,6 @@ class Grouping:
             return 1
         each = max(self.seconds, 1e-9)
         fair = n_waiting / (3 * self._n_workers)
-        n_payloads = min(fair, _TASK_SECONDS / each)
+        n_payloads = min(fair, self._most_seconds / each)
         n_payloads = max(n_payloads, self._least_seconds / each, 1)
         return int(min(n_payloads, _MOST, n_waiting))

@@ -261,6 +261,9 @@ def test_grouping():
     slow = Grouping(overhead=1e-3, n_workers=2)
     slow.measure(2, 20.0)
     assert slow.size(1000) == 1
+    wide = Grouping(overhead=3e-3, n_workers=512)
+    wide.measure(1, 0.1)
+    assert wide.size(10**6) == 30  # 512 tasks of 3 seconds: 170 a second leave the driver
 
 
 def test_grouping_does_not_show(data, expected):
