@@ -201,7 +201,8 @@ class DrawTable:
         """Sum a number per draw over the draws of each block and size."""
         shape = self.expected.shape
         cells = self.blocks * shape[1] + self.sizes
-        return np.bincount(cells, weights=numbers, minlength=shape[0] * shape[1]).reshape(shape)
+        by_cell = np.bincount(cells, weights=numbers, minlength=shape[0] * shape[1])
+        return by_cell.astype(np.float64).reshape(shape)
 
     def strata(self) -> NDArray[np.intp]:
         """Group draws of one half and of neighbouring sizes, each group with several draws.

@@ -133,7 +133,7 @@ def read_out(
             mine = np.arange(start, start + len(part))
             order = np.argsort(strata[mine], kind="stable")
             mine = mine[order]
-            added = part[order] * inside[mine, np.newaxis]
+            added = part[order].astype(np.float64) * inside[mine, np.newaxis]
             present, borders = np.unique(strata[mine], return_index=True)
             sums[present] += np.add.reduceat(added, borders, axis=0)
             squares += leverage[mine] @ added
