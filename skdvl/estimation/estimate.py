@@ -18,7 +18,7 @@ from skdvl.caching import Cache, CacheInfo, check_cache
 from skdvl.estimation.budget import check_budget, split_budget
 from skdvl.estimation.checkpoint import Checkpoint, StoredRun
 from skdvl.estimation.evaluation import Evaluator, SharedWork, traffic_since
-from skdvl.estimation.games import open_game
+from skdvl.estimation.games import GameInPlay, open_game
 from skdvl.estimation.result import ValuationResult, check_pair, is_exact
 from skdvl.estimation.rounds import estimate_all, play_rounds
 from skdvl.estimation.scheme_choice import choose_scheme
@@ -216,15 +216,23 @@ def estimate_games(
             stacklevel=3,
         )
     n_evals = sum(game.n_evals for game in games)
-    info = CacheInfo()
-    if store is not None:
-        info = record.cache + traffic_since(before, store.info())
-        is_cached = [isinstance(utility, CachedUtility) for utility in read]
-        passed = sum(g.n_evals for g, cached in zip(games, is_cached, strict=True) if not cached)
-        info += CacheInfo(bypassed=passed)
-        if record.cache.errors:
-            store.warn("it failed in worker processes")
+    info = CacheInfo() if store is None else _cache_info(store, before, record, games, read)
     return ValuationResult(estimate, n_evals, converged, semivalue, scheme, games, record, info)
+
+
+def _cache_info(
+    store: Cache,
+    before: CacheInfo,
+    record: EvaluationRecord,
+    games: Sequence[GameInPlay],
+    read: Sequence[Utility],
+) -> CacheInfo:
+    """Return what the cache did in all processes, and warn here if it failed in others."""
+    if record.cache.errors:
+        store.warn("it failed in worker processes")
+    is_cached = [isinstance(utility, CachedUtility) for utility in read]
+    passed = sum(g.n_evals for g, cached in zip(games, is_cached, strict=True) if not cached)
+    return record.cache + traffic_since(before, store.info()) + CacheInfo(bypassed=passed)
 
 
 def _earlier_run(

@@ -28,6 +28,7 @@ from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from sklearn.utils import all_estimators
 
 from skdvl.metrics import resolve_scorer
+from skdvl.parallel import single_threaded
 from skdvl.utilities.dispatch import has_own_score
 from skdvl.utilities.fold import Fold, Judge, take_rows
 from skdvl.utilities.quiet import quiet_warnings
@@ -36,6 +37,13 @@ from skdvl.utilities.refit import RefitUtility, can_refit_in_place
 from skdvl.utilities.supervised import FallbackRule
 
 N_ROWS = 24
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread():
+    """As in a valuation: threads that wait for each other take longer than these fits."""
+    with single_threaded():
+        yield
 
 
 def make_fold(kind, seed=0, missing_in_val=None):
@@ -127,7 +135,7 @@ def test_utilities_are_the_scores_of_plain_clones_to_the_bit():
     for kind, estimator, scoring in combinations():
         fold = make_fold(kind)
         utility = make_utility(estimator, fold, scoring)
-        coalitions = random_coalitions(5)
+        coalitions = random_coalitions(4)
         found = utility(coalitions)
         for coalition, value in zip(coalitions, found, strict=True):
             if kind != "numbers" and len(np.unique(fold.y[coalition])) < len(fold.classes):
@@ -136,7 +144,7 @@ def test_utilities_are_the_scores_of_plain_clones_to_the_bit():
             if expected is not None:
                 assert value == expected, (kind, estimator, scoring)
                 n_compared += 1
-    assert n_compared > 200
+    assert n_compared > 150
 
 
 def test_a_score_of_the_estimators_own_is_taken():
@@ -419,6 +427,7 @@ def test_regressors_that_predict_nan_are_refused():
 LEFT_OUT = {
     *("GaussianProcessClassifier", "MLPClassifier", "MLPRegressor", "TunedThresholdClassifierCV"),
     *("GradientBoostingClassifier", "GradientBoostingRegressor", "LassoCV", "ElasticNetCV"),
+    *("LogisticRegressionCV", "RFECV", "SequentialFeatureSelector"),
 }
 
 
@@ -438,6 +447,8 @@ def default_transformers():
     wanted = {"random_state": 0, "n_components": 2, "n_estimators": 3, "max_iter": 5, "n_iter": 5}
     wanted |= {"estimator": LogisticRegression(), "n_features_to_select": 2}
     for name, cls in all_estimators(type_filter="transformer"):
+        if name in LEFT_OUT:
+            continue
         taken = cls._get_param_names()
         options = {key: value for key, value in wanted.items() if key in taken}
         with contextlib.suppress(TypeError, ValueError):  # some need more, or take other words
