@@ -103,6 +103,21 @@ def has_workers(executor: Any) -> bool:
         return False
 
 
+def inside_dask_worker() -> bool:
+    """Say whether this is a task on a Dask worker.
+
+    It occupies a thread of the worker; were it to wait for tasks of its own, all threads of a
+    cluster could come to wait for each other.
+    """
+    if "distributed" not in sys.modules:
+        return False
+    try:
+        sys.modules["distributed"].get_worker()
+    except ValueError:
+        return False
+    return True
+
+
 def seconds_per_call(executor: Executor) -> float:
     """Return what a call costs beyond its work, as measured on two slow cores."""
     if is_threads(executor):

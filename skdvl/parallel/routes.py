@@ -53,11 +53,12 @@ class Route:
         return handle
 
     @cached_property
-    def backend(self) -> TaskBackend | None:
+    def backend(self) -> TaskBackend | str | None:
         """The backend for ``joblib.Parallel``; None: the one in force."""
-        if self.executor is None:
-            return None
-        return TaskBackend(self.executor, self.handle, self.n_workers)
+        if self.executor is not None:
+            return TaskBackend(self.executor, self.handle, self.n_workers)
+        # a single job is no reason for Dask's backend to stay in this process
+        return "sequential" if self.n_workers == 1 else None
 
     def close(self, *, by_force: bool) -> None:
         """Release the data and what was started; by force: without waiting for what runs."""
@@ -83,7 +84,7 @@ def open_route(function: Callable, shared: Any, n_jobs: int | None) -> Route:
     def work(*, here: bool) -> Work:
         return Work(function, shared, in_this_process=here)
 
-    if n_asked == 1:
+    if n_asked == 1 or executors.inside_dask_worker():
         return _in_this_process(1, work)
     if kind == "joblib._dask.DaskDistributedBackend":
         executor = backend.client.get_executor(pure=False, **backend.submit_kwargs)

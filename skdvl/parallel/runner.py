@@ -197,7 +197,7 @@ class TaskRunner(Generic[P, R]):
 
 def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:
     """Call joblib.Parallel, in waves where it gives results only at the end of a call."""
-    options = {"n_jobs": route.n_workers, "batch_size": 1}
+    options: dict[str, Any] = {"n_jobs": route.n_workers, "batch_size": 1}
     if route.backend is not None:
         options["backend"] = route.backend
     if not route.streams:

@@ -133,6 +133,10 @@ class RayHandle(Handle):
         """Return what all tasks share, unpacked once in each process."""
         return _LOADED.get(self._token, lambda: unpack(self._block))
 
+    def close(self) -> None:
+        """Let the object store forget the block."""
+        self._block = None
+
 
 class DaskHandle(Handle):
     """A block in the memory of Dask's workers, sent to each of them once.
@@ -159,6 +163,10 @@ class DaskHandle(Handle):
     def load(self) -> Any:
         """Say that this handle is of use on workers only."""
         raise RuntimeError("a task for Dask cannot run in the process that sent it")
+
+    def close(self) -> None:
+        """Let the workers forget the block."""
+        self._kept.release()
 
 
 class _DaskHandleOnWorker(Handle):

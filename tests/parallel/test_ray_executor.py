@@ -357,6 +357,8 @@ def test_resources_per_call(executor):
     assert half.submit(granted).result() == {"CPU": 2, "memory": memory}
     assert list(half.map(abs, [-1, -2, -3], chunksize=2)) == [1, 2, 3]
     assert isinstance(half, concurrent.futures.Executor)
+    there = executor.options(runtime_env={"env_vars": {"SKDVL_TEST": "yes"}})
+    assert there.submit(os.getenv, "SKDVL_TEST").result() == "yes"
 
 
 def test_requests_that_no_node_can_meet(ray_cluster, executor):

@@ -222,6 +222,17 @@ def test_inside_a_foreign_parallel(data, expected):
         assert_same_bits(results, expected[:6])
 
 
+@pytest.mark.dask
+def test_dask_inside_and_outside(open_backend, data, expected):
+    """A task that waits for tasks on its own cluster would wait for ever."""
+    with open_backend("dask"):
+        calls = (joblib.delayed(run_inside)(data, None) for _ in range(6))
+        for results in joblib.Parallel(timeout=60)(calls):
+            assert_same_bits(results, expected[:6])
+        with TaskRunner(pid_of, None, n_jobs=1) as runner:
+            assert set(runner.run(range(4))) == {os.getpid()}
+
+
 def test_two_runners_in_two_threads_do_not_disturb_each_other(data, expected):
     results = {}
 
