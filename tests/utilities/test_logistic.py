@@ -4,7 +4,10 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import MinMaxScaler, StandardScaler
 
 from skdvl.metrics import resolve_scorer
 from skdvl.utilities.base import prefix_coalitions
@@ -151,6 +154,45 @@ def test_constant_columns_have_no_weight():
     sets = some_sets(10, fold)
     found = make_engine(LogisticRegression(), wider)(sets)
     assert_allclose(found, make_engine(LogisticRegression(), fold)(sets), rtol=1e-9)
+
+
+@pytest.mark.parametrize("n_classes", [2, 3, 4])
+@pytest.mark.parametrize("scaler", [StandardScaler(), StandardScaler(with_std=False)])
+def test_a_scaler_scales_each_set_in_its_own_way(scaler, n_classes):
+    fold = make_fold(n_classes, d=25 if n_classes == 4 else 5, offset=100.0)
+    fold.X[:, 1] = 0.1
+    fold.X[:3, 2] = fold.X_val[:, 2] = 7  # hardly any set has another value than 0.3 here
+    fold.X[3:, 2] = 0.3
+    fold.X[:, 3] = 1e5 + 1e-12 * fold.X[:, 3]  # varies only by rounding
+    engine = make_engine(make_pipeline(scaler, LogisticRegression(C=0.5)), fold)
+    sets = some_sets(12, fold)
+    expected = []
+    for members in sets:
+        model = clone(engine.estimator)
+        model[-1].set_params(solver="newton-cholesky", tol=1e-12)
+        with quiet_warnings():
+            expected.append(engine.judge.judge_model(model.fit(fold.X[members], fold.y[members])))
+    closeness = 1e-8 if n_classes == 4 else 1e-9
+    assert_allclose(engine(sets), expected, rtol=0, atol=closeness)
+    order = np.random.default_rng(5).permutation(40)
+    coalitions = prefix_coalitions(order, np.arange(41))
+    by_prefix = engine.prefixes(order[np.newaxis])[0]
+    assert_allclose(by_prefix, engine(coalitions), rtol=0, atol=closeness)
+
+
+@pytest.mark.parametrize(
+    "pipeline",
+    [
+        make_pipeline(StandardScaler(), LogisticRegression(fit_intercept=False)),
+        make_pipeline(StandardScaler(), PCA(2), LogisticRegression()),
+        make_pipeline(MinMaxScaler(), LogisticRegression()),
+        make_pipeline(StandardScaler(), LogisticRegression(C=np.inf)),
+    ],
+)
+def test_other_pipelines_are_refitted(pipeline):
+    fold = make_fold(2)
+    judge = Judge(fold, None, own_score=False)
+    assert make_utility(pipeline, fold, judge, FallbackRule(judge))[0].engine == "refit"
 
 
 @pytest.mark.filterwarnings("ignore:.*penalty.*:FutureWarning")

@@ -24,6 +24,7 @@ from skdvl.utilities.incremental.optima import (
     shorten,
     shorter,
 )
+from skdvl.utilities.incremental.penalties import Penalty
 from skdvl.utilities.incremental.softmax import SoftmaxSlots
 
 __all__ = ["ConjugateSoftmaxSlots"]
@@ -42,7 +43,7 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
     )
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Floats, n_slots: int
+        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
         super().__init__(tracks, start, Z, penalty, n_slots)
         n_slots, q = len(self.track), Z.shape[1]

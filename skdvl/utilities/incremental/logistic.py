@@ -3,6 +3,9 @@
 scikit-learn's lbfgs stops near the optimum, where a few in a hundred utilities differ from the
 optimum's by a validation row; this engine gives the optimum itself. Columns are centred, which an
 intercept that is not penalised makes up for, and scaled, which the penalties take into account.
+
+So do they where a `StandardScaler` comes first, though it scales each set of rows in its own way:
+the penalties are then the set's variances. Elsewhere a step that learns from the rows is refitted.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
 
 from skdvl.metrics import align_decision, align_proba
 from skdvl.utilities.fold import Fold, Judge
@@ -23,6 +28,7 @@ from skdvl.utilities.incremental.class_scores import predict_from_difference, pr
 from skdvl.utilities.incremental.conjugate import ConjugateSoftmaxSlots
 from skdvl.utilities.incremental.newton import BinarySlots
 from skdvl.utilities.incremental.optima import Floats, Slots, Tracks, matmul_by_row
+from skdvl.utilities.incremental.penalties import FixedPenalty, Penalty, ScaledPenalty
 from skdvl.utilities.incremental.softmax import NewtonSoftmaxSlots
 
 __all__ = ["LogisticUtility"]
@@ -38,11 +44,13 @@ class _Problem(NamedTuple):
 
     Z: Floats
     Z_val_t: Floats
-    penalty: Floats
+    penalty: Penalty
 
 
 class LogisticUtility(IncrementalUtility):
     """Utilities of `LogisticRegression` with an L2 penalty and the solver lbfgs.
+
+    It may be the last step of a pipeline whose first step is a `StandardScaler`.
 
     The coefficients are those of the exact optimum, to 1e-7 in relative terms, while lbfgs stops
     at ``tol``. Hence only ``tol <= 1e-4`` and ``max_iter >= 100`` are served, where the user can
@@ -60,9 +68,10 @@ class LogisticUtility(IncrementalUtility):
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: Any) -> None:
         super().__init__(estimator, fold, judge, fallback)
         assert fold.classes is not None
+        self.scaler, self.model = _parts(estimator)
         self.n_classes = len(fold.classes)
         self.is_binary = self.n_classes == 2
-        self.class_weight = _class_weights(estimator.class_weight, fold.classes)
+        self.class_weight = _class_weights(self.model.class_weight, fold.classes)
 
     @classmethod
     def examples(cls) -> list[Any]:
@@ -71,12 +80,16 @@ class LogisticUtility(IncrementalUtility):
             LogisticRegression(),
             LogisticRegression(C=0.01, fit_intercept=False),
             LogisticRegression(C=100, class_weight="balanced"),
+            make_pipeline(StandardScaler(), LogisticRegression()),
+            make_pipeline(StandardScaler(with_mean=False), LogisticRegression(C=10)),
         ]
 
     @classmethod
     def reference(cls, estimator: Any) -> Any:
         """Return the estimator, asked for a closer approach to the optimum."""
-        return clone(estimator).set_params(tol=1e-9, max_iter=100_000)
+        estimator = clone(estimator)
+        _parts(estimator)[1].set_params(tol=1e-9, max_iter=100_000)
+        return estimator
 
     @classmethod
     def closeness(cls, X: NDArray[np.float64]) -> float:
@@ -84,13 +97,21 @@ class LogisticUtility(IncrementalUtility):
         return 1e-6
 
     @classmethod
+    def is_family(cls, estimator: Any) -> bool:
+        """Tell whether it is a logistic regression, perhaps after a scaler."""
+        return super().is_family(_parts(estimator)[1])
+
+    @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
         """Return why the engine would not give the utilities of refitting, None if it would."""
-        reason = super().why_not(estimator, fold, judge) or _why_not_parameters(estimator)
+        scaler, model = _parts(estimator)
+        reason = super().why_not(estimator, fold, judge) or _why_not_parameters(model)
         if reason is not None:
             return reason
+        if scaler is not None and not model.fit_intercept:
+            return "without an intercept, centring by the scaler matters"
         assert fold.classes is not None
-        weights = _class_weights(estimator.class_weight, fold.classes)
+        weights = _class_weights(model.class_weight, fold.classes)
         if weights is None or (not isinstance(weights, str) and not (weights > 0).all()):
             return "class_weight does not give each class a positive weight"
         if len(fold.classes) < 2:
@@ -99,22 +120,31 @@ class LogisticUtility(IncrementalUtility):
         if X.shape[1] > _MAX_COLUMNS:
             return f"refitting is faster with more than {_MAX_COLUMNS} columns"
         largest = 1.0 if isinstance(weights, str) else float(weights.max())
-        variance = float(np.max(_scale(X, estimator.fit_intercept)[1], initial=0) ** 2)
-        if largest * estimator.C * variance * len(X) > _MAX_CONDITION:
+        if not _scales(scaler):
+            largest *= float(np.max(_spread(X, model.fit_intercept)[1], initial=0) ** 2)
+        if largest * model.C * len(X) > _MAX_CONDITION:
             return "the penalty is so weak for the scale of the columns that rounding would show"
         return None
 
     @cached_property
     def _problem(self) -> _Problem:
-        has_intercept = self.estimator.fit_intercept
-        centre, scale = _scale(self.X, has_intercept)
+        has_intercept = self.model.fit_intercept
+        centre, scale = _spread(self.X, has_intercept)
         divisor = np.where(scale > 0, scale, 1)
         Z, Z_val = (self.X - centre) / divisor, (self.X_val - centre) / divisor
         Z[:, scale == 0] = 0
-        penalty = 1 / (self.estimator.C * divisor**2)
+        weights = np.full(len(scale), 1 / self.model.C)
+        if not _scales(self.scaler):
+            weights /= divisor**2
         if has_intercept:
             Z, Z_val = (np.column_stack([data, np.ones(len(data))]) for data in (Z, Z_val))
-            penalty = np.append(penalty, 0)
+            weights, centre, divisor = (
+                np.append(column, value)
+                for column, value in ((weights, 0), (centre, 0), (divisor, 1))
+            )
+        penalty: Penalty = FixedPenalty(weights)
+        if _scales(self.scaler):
+            penalty = ScaledPenalty(weights, Z, centre, divisor)
         return _Problem(np.ascontiguousarray(Z), np.ascontiguousarray(Z_val.T), penalty)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -134,7 +164,7 @@ class LogisticUtility(IncrementalUtility):
         """Return the optima, shape (n_tracks, n_steps, n_coefs), NaN where there is none."""
         Z, _, penalty = self._problem
         n_outputs = 1 if self.is_binary else self.n_classes
-        n_coefs = n_outputs * len(penalty)
+        n_coefs = n_outputs * Z.shape[1]
         solver: Callable[..., Slots] = BinarySlots
         if not self.is_binary:
             solver = NewtonSoftmaxSlots if n_coefs <= _MAX_DENSE else ConjugateSoftmaxSlots
@@ -152,7 +182,7 @@ class LogisticUtility(IncrementalUtility):
     ) -> tuple[NDArray[np.float64], PrefixErrors]:
         scores = np.empty(sizes.shape)
         errors: PrefixErrors = {}
-        n_coefs = self.n_classes * len(self._problem.penalty)
+        n_coefs = self.n_classes * self._problem.Z.shape[1]
         together = max(1, 8 * _CELLS // (sizes.shape[1] * n_coefs))
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
@@ -223,6 +253,21 @@ class LogisticUtility(IncrementalUtility):
         return align(getattr(model, response)(self.X_val), model.classes_, classes)
 
 
+def _parts(estimator: Any) -> tuple[Any, Any]:
+    """Return scaler, or None, and model; a pipeline of other steps is returned as the model."""
+    if type(estimator) is not Pipeline:
+        return None, estimator
+    steps = [step for _, step in estimator.steps if step not in (None, "passthrough")]
+    if len(steps) == 2 and type(steps[0]) is StandardScaler:
+        return steps[0], steps[1]
+    return None, estimator
+
+
+def _scales(scaler: Any) -> bool:
+    """Tell whether columns are scaled; centring alone does the intercept's work."""
+    return scaler is not None and scaler.with_std
+
+
 def _why_not_parameters(estimator: Any) -> str | None:
     # Before scikit-learn 1.8 the penalty is "l2" by default; from then on "deprecated", which
     # leaves the choice to l1_ratio and C; at last it will be gone.
@@ -253,7 +298,7 @@ def _class_weights(class_weight: Any, classes: NDArray[Any]) -> Any:
     return np.array([class_weight[label] for label in labels], dtype=np.float64)
 
 
-def _scale(X: Floats, has_intercept: bool) -> tuple[Floats, Floats]:
+def _spread(X: Floats, has_intercept: bool) -> tuple[Floats, Floats]:
     """Return centre and spread of the columns; the spread of constant ones is 0 if centred."""
     if not has_intercept:
         return np.zeros(X.shape[1]), np.sqrt(np.mean(X * X, axis=0))

@@ -26,6 +26,7 @@ from skdvl.utilities.incremental.optima import (
     shorten,
     shorter,
 )
+from skdvl.utilities.incremental.penalties import Penalty
 
 __all__ = ["BinarySlots", "NewtonSlots"]
 
@@ -116,20 +117,21 @@ class BinarySlots(NewtonSlots):
     start : ndarray of shape (q,)
     Z : ndarray of shape (n_rows, q)
         The rows, with a column of ones for the intercept.
-    penalty : ndarray of shape (q,)
+    penalty : Penalty
     n_slots : int
     """
 
-    per_slot = (*NewtonSlots.per_slot, "proba")
+    per_slot = (*NewtonSlots.per_slot, "proba", "penalties")
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Floats, n_slots: int
+        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
         super().__init__(tracks, start, 1, n_slots)
         self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
         self.penalty = penalty
         self.targets = tracks.codes.astype(np.float64)
         self.proba = np.zeros_like(self.weights)
+        self.penalties = np.zeros_like(self.coefs)
 
     def _predict_linearly(self, coefs: Floats) -> Floats:
         return matmul_by_row(coefs, self.Z_t)
@@ -137,7 +139,9 @@ class BinarySlots(NewtonSlots):
     def _begin(self, slots: NDArray[np.intp]) -> None:
         before = self.weights[slots] > 0
         super()._begin(slots)
-        grown = (self.weights[slots] > 0) & ~before
+        members = self.weights[slots] > 0
+        self.penalties[slots] = self.penalty.of_sets(members)
+        grown = members & ~before
         by_one = grown.sum(axis=1) == 1
         if by_one.any():
             self._add_rows(slots[by_one], grown[by_one].argmax(axis=1))
@@ -167,15 +171,13 @@ class BinarySlots(NewtonSlots):
         residual = self.proba - self.targets
         residual *= self.weights
         gradient = matmul_by_row(residual, self.Z)
-        gradient += self.penalty * self.coefs
+        gradient += self.penalties * self.coefs
         return gradient
 
     def _invert_hessians(self, slots: NDArray[np.intp]) -> Floats:
         proba = self.proba[slots]
         curvature = self.weights[slots] * proba * (1 - proba)
-        return gram_inverses(
-            self.Z, curvature, np.broadcast_to(self.penalty, (len(slots), len(self.penalty)))
-        )
+        return gram_inverses(self.Z, curvature, self.penalties[slots])
 
     def _size(self) -> Floats:
-        return np.einsum("ij,ij,j->i", self.coefs, self.coefs, self.penalty)
+        return np.einsum("ij,ij,ij->i", self.coefs, self.coefs, self.penalties)

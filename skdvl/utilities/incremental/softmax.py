@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from skdvl.utilities.incremental.newton import NewtonSlots
 from skdvl.utilities.incremental.optima import Floats, Slots, Tracks, inverses, matmul_by_row
+from skdvl.utilities.incremental.penalties import Penalty
 
 __all__ = ["NewtonSoftmaxSlots", "SoftmaxSlots"]
 
@@ -28,7 +29,7 @@ class SoftmaxSlots(Slots):
     start : ndarray of shape (n_classes * q,)
     Z : ndarray of shape (n_rows, q)
         The rows, with a column of ones for the intercept.
-    penalty : ndarray of shape (q,)
+    penalty : Penalty
     n_slots : int
 
     Attributes
@@ -42,7 +43,7 @@ class SoftmaxSlots(Slots):
     per_slot = (*Slots.per_slot, "present", "penalties", "attraction", "weighted")
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Floats, n_slots: int
+        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
         super().__init__(tracks, start, tracks.n_classes, n_slots)
         self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
@@ -69,7 +70,8 @@ class SoftmaxSlots(Slots):
         present = (weights > 0) @ is_of_class > 0
         self.present[slots] = present
         twice = np.where(present.sum(axis=1) == 2, 2.0, 1.0)
-        self.penalties[slots] = self.penalty * twice[:, np.newaxis, np.newaxis]
+        penalties = self.penalty.of_sets(weights > 0) * twice[:, np.newaxis]
+        self.penalties[slots] = penalties[:, np.newaxis]
         pulls = weights[:, np.newaxis] * is_of_class.T
         pulls = matmul_by_row(pulls.reshape(-1, len(self.Z)), self.Z)
         self.attraction[slots] = pulls.reshape(len(slots), *self.attraction.shape[1:])
@@ -135,19 +137,19 @@ class NewtonSoftmaxSlots(SoftmaxSlots, NewtonSlots):
                 block = slice(c * q, c * q + q)
                 hessian[block, block] += (z.T * weighted[c]) @ z
             hessian[diagonal, diagonal] += np.tile(self.penalties[slot, 0], n_classes)
-        self._fix_intercepts(hessians, self.present[slots])
+        self._fix_intercepts(hessians, slots)
         return inverses(hessians)
 
-    def _fix_intercepts(self, hessians: Floats, present: NDArray[np.bool_]) -> None:
+    def _fix_intercepts(self, hessians: Floats, slots: NDArray[np.intp]) -> None:
         """Add curvature where there is none, which changes no step.
 
         No intercept has curvature if its class is absent, nor has what all have in common.
         """
-        n_classes = present.shape[1]
-        free = np.flatnonzero(np.tile(self.penalty == 0, n_classes))
+        n_classes = self.tracks.n_classes
+        free = np.flatnonzero(np.tile(self.penalties[0, 0] == 0, n_classes))
         if len(free) == 0:
             return
         scale = hessians[:, free, free].max(axis=1)[:, np.newaxis]
-        absent = np.repeat(~present, len(free) // n_classes, axis=1)
+        absent = np.repeat(~self.present[slots], len(free) // n_classes, axis=1)
         hessians[:, free, free] += absent * scale
         hessians[:, free[:, np.newaxis], free] += scale[:, np.newaxis] / n_classes
