@@ -30,7 +30,8 @@ Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
 
 _EPS = float(np.finfo(np.float64).eps)
-_MAX_CONDITION = 1e8  # beyond it the least squares solution is left to scikit-learn
+_MAX_CONDITION = 1e6  # beyond it the least squares solution is left to scikit-learn
+_WELL_CONDITIONED = 1e3
 _MAX_VARIABLES = 60
 _MAX_TABLE_BYTES = 2**25
 _STACKED = 64
@@ -55,9 +56,9 @@ class LinearRegressionUtility(LinearUtility):
     serves = ("LinearRegression",)
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: FallbackRule) -> None:
+        self.uses_sums = _fits_in_table(*np.shape(fold.X))
         super().__init__(estimator, fold, judge, fallback)
         self.max_condition = _max_condition(estimator, self.X)
-        self.uses_sums = _fits_in_table(*self.X.shape)
         self.has_cheap_prefixes = self.uses_sums or fold.n_rows <= self.n_variables
 
     @classmethod
@@ -102,6 +103,8 @@ class LinearRegressionUtility(LinearUtility):
     @cached_property
     def scale(self) -> Floats:
         """Powers of two near the columns' standard deviations."""
+        if not self.uses_sums:
+            return np.ones(self.X.shape[1])
         size = np.sqrt(((self.X - self.centre) ** 2).mean(axis=0))
         return np.exp2(np.round(np.log2(np.where(size > 0, size, 1.0))))
 
@@ -250,26 +253,40 @@ class LinearRegressionUtility(LinearUtility):
         coefficients : ndarray of shape (n_orders, n_prefixes, n_variables)
         certain : ndarray of bool, shape (n_orders, n_prefixes)
         """
-        X, y = self.X[orders] - self.centre, self.targets[orders, 0]
-        if not self.has_intercept:
-            weights, certain = self._interpolate_nested(X, y)
-            return weights * self.scale, certain
-        weights, certain = np.zeros(X.shape), np.ones(y.shape, dtype=bool)
-        if X.shape[1] > 1:
-            found = self._interpolate_nested(X[:, 1:] - X[:, :1], y[:, 1:] - y[:, :1])
-            weights[:, 1:], certain[:, 1:] = found
-        intercepts = y[:, :1] - np.einsum("ik,ijk->ij", X[:, 0], weights)
-        return np.concatenate([intercepts[:, :, np.newaxis], weights * self.scale], axis=2), certain
+        first = int(self.has_intercept)
+        X, y = self.X[orders], self.targets[orders, 0]
+        coefficients = np.zeros((*orders.shape, self.n_variables))
+        certain = np.ones(orders.shape, dtype=bool)
+        weights = coefficients[:, first:, first:]
+        if not first:
+            certain = self._interpolate_nested(X, y, weights)
+        elif X.shape[1] > 1:
+            rows, steps = X[:, 1:] - X[:, :1], y[:, 1:] - y[:, :1]
+            certain[:, 1:] = self._interpolate_nested(rows, steps, weights)
+        if first:
+            start = X[:, 0] - self.centre
+            coefficients[:, :, 0] = y[:, :1]
+            coefficients[:, 1:, 0] -= (weights @ start[:, :, np.newaxis])[:, :, 0]
+        if self.uses_sums:  # or else the scale is one
+            weights *= self.scale
+        return coefficients, certain
 
-    def _interpolate_nested(self, X: Floats, y: Floats) -> tuple[Floats, Flags]:
+    def _interpolate_nested(self, X: Floats, y: Floats, weights: Floats) -> Flags:
         """Interpolate the first 1, 2, … rows of each of several arrays, without an intercept.
 
         Parameters
         ----------
         X : ndarray of shape (n_arrays, n, n_features)
         y : ndarray of shape (n_arrays, n)
+        weights : ndarray of shape (n_arrays, n, n_features)
+            The result.
+
+        Returns
+        -------
+        certain : ndarray of bool, shape (n_arrays, n)
         """
-        R = np.asarray(np.linalg.qr(np.swapaxes(X, 1, 2), mode="r"))
+        columns = np.swapaxes(X, 1, 2)
+        R = np.asarray(np.linalg.qr(columns, mode="r"))
         squares = np.cumsum((R**2).sum(axis=1), axis=1)
         pivots = np.abs(np.diagonal(R, axis1=1, axis2=2))
         sound = pivots * self.max_condition > pivots.max(axis=1, keepdims=True)
@@ -277,14 +294,18 @@ class LinearRegressionUtility(LinearUtility):
         # a unit matrix takes the place of what can not be inverted; it is not certain anyway
         R = np.where(sound[:, np.newaxis], R, np.eye(R.shape[1]))
         inverse = np.triu(np.stack([lapack.dtrtri(triangle)[0] for triangle in R]))
-        basis = np.swapaxes(inverse, 1, 2) @ X  # the transpose of Q
-        along = (y[:, np.newaxis] @ inverse)[:, 0] * sound
-        basis *= along[:, :, np.newaxis]
-        weights = np.cumsum(basis, axis=1, out=basis)
-        of_inverse = np.cumsum((inverse**2).sum(axis=1), axis=1)
+        conditions = squares * np.cumsum((inverse**2).sum(axis=1), axis=1)
+        # Q' = R^-T X, at half the cost of Q itself, but with an error that the condition amplifies
+        basis = np.swapaxes(inverse, 1, 2) @ X
+        poor = np.flatnonzero(~(conditions[:, -1] < _WELL_CONDITIONED**2))
+        if poor.size:
+            basis[poor] = np.swapaxes(np.linalg.qr(columns[poor])[0], 1, 2)
+        along = np.stack([lapack.dtrtrs(r, t, trans=1)[0] for r, t in zip(R, y, strict=True)])
+        basis *= (along * sound)[:, :, np.newaxis]
+        np.cumsum(basis, axis=1, out=weights)
         # Centring may shorten a singular vector by the square root of the number of rows.
         n_rows = np.arange(X.shape[1]) + 2
-        return weights, sound & (n_rows * squares * of_inverse < self.max_condition**2)
+        return np.asarray(sound & (n_rows * conditions < self.max_condition**2))
 
 
 def _max_condition(estimator: Any, X: Floats) -> float:
