@@ -21,7 +21,6 @@ __all__ = [
     "Game",
     "SamplingScheme",
     "check_efficiency",
-    "marginal_efficiency",
     "next_total",
     "split_into_chunks",
 ]
@@ -177,11 +176,6 @@ def check_efficiency(efficiency: float, scheme: str, target: Semivalue) -> str |
             "such as 'stratified', or 'exact' for leave-one-out."
         )
     return message
-
-
-def marginal_efficiency(p: NDArray[np.float64]) -> float:
-    """Efficiency of marginal contributions at uniform sizes for a size distribution p."""
-    return float(1.0 / (len(p) * np.sum(p**2)))
 
 
 def next_total(n_done: int, first: int) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import stats
 
 from skdvl.semivalues import Semivalue, Shapley, size_weights
 
@@ -41,7 +42,7 @@ def in_steps(law: Law) -> Law:
 
 
 def _mixed(k: NDArray[np.float64]) -> Law:
-    return 0.5 / len(k) + 0.5 * (1 / k) / (1 / k).sum()
+    return 0.25 / len(k) + 0.75 * (1 / k) / (1 / k).sum()
 
 
 # of the sizes k = 1, ..., n - 1, for the Shapley value
@@ -51,6 +52,7 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], Law]] = {
     "vrds": lambda k: 1 / (k + 1),
     "delta_shapley": lambda k: 1 / k**2,
     "group_testing": lambda k: 1 / k + 1 / (len(k) + 1 - k),
+    "binomial": lambda k: stats.binom.pmf(k, len(k) + 1, 0.5),
     "kernel_shap": lambda k: 1 / (k * (len(k) + 1 - k)),
 }
 
@@ -65,10 +67,10 @@ def law_by_name(name: str, n_players: int) -> Law:
 def prior_law(n_players: int, target: Semivalue, name: str = "mixed") -> Law:
     """Return how sizes are drawn for a semivalue before anything is known of the game.
 
-    "mixed" is half uniform, half in proportion to 1/k: small coalitions have the noisiest
-    utilities, and are cheap to fit. A law is the best one for the Shapley value if the standard
-    deviation of utilities changes with size in a certain way; under the same assumption it is
-    translated to other semivalues.
+    "mixed" is one quarter uniform, the rest in proportion to 1/k: small coalitions have the
+    noisiest utilities, and are cheap to fit. A law is the best one for the Shapley value if the
+    standard deviation of utilities changes with size in a certain way; under the same assumption
+    it is translated to other semivalues.
 
     Returns
     -------

@@ -2,21 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from skdvl.sampling.base import (
-    Estimate,
-    Game,
-    SamplingScheme,
-    marginal_efficiency,
-    next_total,
-    split_into_chunks,
-)
+from skdvl.sampling.base import Estimate, Game
 from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.sampling.marginals import MarginalScheme
 from skdvl.sampling.moments import RunningMoments
 from skdvl.sampling.order_mix import mixed_values
 from skdvl.semivalues import Semivalue
@@ -24,10 +17,8 @@ from skdvl.utilities.base import Utility
 
 __all__ = ["Antithetic", "OrderScheme", "Permutation", "TruncatedMonteCarlo"]
 
-_MIN_UNITS_FOR_INTERVALS = 500
 
-
-class OrderScheme(SamplingScheme):
+class OrderScheme(MarginalScheme):
     r"""Base of the schemes that walk along orders of the players.
 
     u(∅) and u(N) are known, so an order costs n - 1 evaluations. A player that joins at size k
@@ -42,15 +33,6 @@ class OrderScheme(SamplingScheme):
        sampling." Computers & Operations Research.
     """
 
-    def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
-        """Plan the next round of orders."""
-        if game.n_players < 2:
-            return ()
-        cost = self.cost_per_draw(game.n_players)
-        per_chunk = max(1, game.evals_per_chunk // cost)
-        first = max(2, 2 * game.n_players // cost)
-        return split_into_chunks(log, next_total(log.n_draws, first) - log.n_draws, per_chunk)
-
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
         """Return uniform random orders."""
         return rng.permuted(np.tile(np.arange(n_players), (chunk.n_draws, 1)), axis=1)
@@ -59,37 +41,19 @@ class OrderScheme(SamplingScheme):
         """Return n - 1 evaluations per order."""
         return max(1, n_players - 1) * self.rows_per_draw
 
-    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
-        """Average the weighted marginal contributions; errors from the spread over draws."""
-        if game.n_players < 2:
-            return Estimate(np.full(1, game.full - game.empty), np.zeros(1))
-        moments = RunningMoments(game.n_players)
-        for _, orders, utilities in log.replay(self):
-            joined = weighted_marginals(orders, utilities, game, target)
-            moments.add(joined.reshape(-1, self.rows_per_draw, game.n_players).mean(axis=1))
-        return self.estimate_from(moments)
+    def marginals(
+        self,
+        draws: NDArray[np.generic],
+        utilities: NDArray[np.float64],
+        game: Game,
+        target: Semivalue,
+    ) -> NDArray[np.float64]:
+        """Return each player's weighted marginal contribution in each order."""
+        return weighted_marginals(draws, utilities, game, target)
 
-    def estimate_from(self, moments: RunningMoments) -> Estimate:
-        """Return the mean of independent estimates, with errors from their spread."""
-        return Estimate(
-            moments.mean,
-            moments.standard_errors,
-            degrees_of_freedom=max(1, moments.count - 1),
-            interval_caveat=self.interval_caveat(moments.count),
-        )
-
-    def interval_caveat(self, n_units: int) -> str | None:
-        """Say why intervals from so many draws cannot be trusted, None if they can."""
-        if n_units >= _MIN_UNITS_FOR_INTERVALS:
-            return None
-        return (
-            f"{n_units} orders are too few for intervals: marginal contributions are so skewed "
-            f"that about {_MIN_UNITS_FOR_INTERVALS} are needed."
-        )
-
-    def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
-        """Return 1 / sum(p² / q) with q uniform."""
-        return marginal_efficiency(target.size_distribution(n_players))
+    def joined_sizes(self, n_players: int) -> NDArray[np.float64]:
+        """Return that a player joins at all sizes alike."""
+        return np.full(n_players, 1 / n_players)
 
 
 def weighted_marginals(

@@ -38,7 +38,7 @@ class ReuseScheme(SamplingScheme):
         if game.n_players < 2:
             return ()
         law = self.law_of_sizes(game.n_players, target)
-        return split_into_chunks(log, next_draws(game, log), game.evals_per_chunk, (law, law))
+        return split_into_chunks(log, next_draws(self, log), game.evals_per_chunk, (law, law))
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Return uniform random coalitions of the sizes that the law gives, or all of them."""
@@ -73,8 +73,8 @@ class Stratified(ReuseScheme, name="stratified"):
     Parameters
     ----------
     law : {"mixed", "uniform", "vrds", "delta_shapley"}, default="mixed"
-        How sizes k are drawn before utilities are known, for the Shapley value: "mixed" is half
-        uniform and half in proportion to 1/k, "vrds" is in proportion to 1/(k + 1) [1]_,
+        How sizes k are drawn before utilities are known, for the Shapley value: "mixed" is one
+        quarter uniform, the rest in proportion to 1/k, "vrds" is in proportion to 1/(k + 1) [1]_,
         "delta_shapley" to 1/k² [2]_. Other semivalues get a law that suits a game for which this
         one suits the Shapley value.
     adaptive : bool, default=True
@@ -113,14 +113,15 @@ class Stratified(ReuseScheme, name="stratified"):
         """Plan the next round; sizes of which few coalitions are left undrawn are enumerated."""
         if game.n_players < 2:
             return ()
-        n_draws = next_draws(game, log)
+        n_draws = next_draws(self, log)
         law = self.law_of_sizes(game.n_players, target)
         done = enumerated_sizes(log, planned=True)
-        due = few_coalitions(law * (log.n_draws + n_draws)) & ~done
+        # pairs are not enumerated: half of them would not be of the sizes that are due
+        due = few_coalitions(law * (log.n_draws + n_draws) * (self.rows_per_draw == 1)) & ~done
         chunks = enumerate_sizes(game, log, due)
         halves = (0, 1)
         laws = (law, law)
-        if self.adaptive and log.n_draws >= _PILOT * game.n_players:
+        if self.adaptive and log.n_draws >= _PILOT * game.n_players // self.rows_per_draw:
             halves = (2, 3)
             laws = adapted_laws(self, game, target, log)
         rest = [np.where(done | due, 0.0, law) for law in laws]
@@ -128,15 +129,22 @@ class Stratified(ReuseScheme, name="stratified"):
             return chunks
         rest = [law / law.sum() for law in rest]
         return chunks + split_into_chunks(
-            log, n_draws, game.evals_per_chunk, rest, halves, before=chunks
+            log,
+            n_draws,
+            max(1, game.evals_per_chunk // self.rows_per_draw),
+            rest,
+            halves,
+            before=chunks,
         )
 
 
-def next_draws(game: Game, log: EvaluationLog) -> int:
-    """Return how many draws the next round has: up to 2n in all, 4n, then by half as many."""
-    if 0 < log.n_draws < _PILOT * game.n_players:
-        return _PILOT * game.n_players - log.n_draws
-    return next_total(log.n_draws, _FIRST_ROUND * game.n_players) - log.n_draws
+def next_draws(scheme: SamplingScheme, log: EvaluationLog) -> int:
+    """Return how many draws the next round has: up to 2n rows in all, 4n, then by half as many."""
+    n_rows = scheme.rows_per_draw
+    pilot = _PILOT * log.n_players // n_rows
+    if 0 < log.n_draws < pilot:
+        return pilot - log.n_draws
+    return next_total(log.n_draws, _FIRST_ROUND * log.n_players // n_rows) - log.n_draws
 
 
 def few_coalitions(expected: NDArray[np.float64]) -> NDArray[np.bool_]:
@@ -171,8 +179,9 @@ def adapted_laws(
 ) -> tuple[Law, Law]:
     """Return the laws that the two halves of the pilot set for each other, once."""
     last = {entry.chunk.half: entry.chunk.law for entry in log.entries}
-    if last.get(2) is not None and last.get(3) is not None:
-        return last[2], last[3]
+    set_before = [law for half in (2, 3) if (law := last.get(half)) is not None]
+    if len(set_before) == 2:
+        return set_before[0], set_before[1]
     found = []
     for half in (0, 1):
         table = DrawTable.of(scheme, game, log.of_half(half))

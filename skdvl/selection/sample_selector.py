@@ -43,7 +43,7 @@ class SampleSelector(BaseEstimator):
     valuator_ : DataValuator
         The fitted valuator.
     n_features_in_ : int
-    feature_names_in_ : ndarray of shape (n_features_in_,)
+    feature_names_in_ : ndarray of shape (n_features,)
 
     Examples
     --------

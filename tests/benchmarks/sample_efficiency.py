@@ -318,9 +318,8 @@ def main():
                 np.sqrt(np.mean(r.errors**2, axis=(0, 2))).min() for r in played.values()
             )
             seconds = ", ".join(f"{m} {runs.seconds:.0f} s" for m, runs in played.items())
-            print(
-                f"<!-- {name}: error of the truth / smallest error {error / smallest:.2f}; {seconds} -->"
-            )
+            share = f"error of the truth / smallest error {error / smallest:.2f}"
+            print(f"<!-- {name}: {share}; {seconds} -->")
     for (method, budget), found in ratios.items():
         print(f"<!-- median over games: {method} {budget}n {np.median(found):.3f} -->")
 
