@@ -159,14 +159,15 @@ class PackedSystems:
         """Return a copy of some of the systems, in the state they are in."""
         return PackedSystems(self._packed[:, which], self.n_variables, self.n_targets)
 
-    def inverse_factor(self, first: int = 0) -> Floats:
-        """Return the inverses of the factors, of the block of variables from ``first`` on.
+    def inverse_diagonal(self, first: int = 0) -> Floats:
+        """Return the diagonals of inverses, of the block of variables from ``first`` on.
 
         The block is what remains of the matrix when the variables before are eliminated.
-        Shape (n, n, n_sets), column by column, with n = n_variables - first; after `solve`.
+        Shape (n_variables - first, n_sets); after `solve`.
         """
         n = self.n_variables - first
-        inverse = np.zeros((n, n, self.n_sets))
+        inverse = np.zeros((n, n, self.n_sets))  # of the factor, column by column
+        total = np.zeros((n, self.n_sets))
         with np.errstate(invalid="ignore", over="ignore"):
             for j in range(n):
                 column = self._columns[first + j]
@@ -174,14 +175,6 @@ class PackedSystems:
                 inverse[j, j] = column[0]
                 below = column[1 : n - j]
                 inverse[: j + 1, j + 1 :] += inverse[: j + 1, j, np.newaxis] * below
-        return inverse
-
-    def inverse_diagonal(self, first: int = 0) -> Floats:
-        """Return the diagonals of inverses, shape (n_variables - first, n_sets)."""
-        inverse = self.inverse_factor(first)
-        total = np.zeros((len(inverse), self.n_sets))
-        with np.errstate(invalid="ignore", over="ignore"):
-            for j in range(len(inverse)):
                 total += inverse[:, j] ** 2
         return total
 
@@ -212,11 +205,6 @@ class PackedSystems:
                 grown[j + 1 :] += np.abs(column[1 : n - j])[:, np.newaxis] * grown[j]
                 total += grown[j] ** 2
         return total
-
-    def log_determinant(self) -> Floats:
-        """Return the logarithms of the determinants, shape (n_sets,), after `solve`."""
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return -2 * sum_rows(np.log(self._packed[self._starts]))
 
     def _forward_substitute(self, right: Floats) -> None:
         """Solve with the factor, in place."""
