@@ -20,12 +20,13 @@ from skdvl import estimate_values
 from skdvl.estimation import rounds
 from skdvl.estimation.checkpoint import Checkpoint
 from skdvl.estimation.estimate import estimate_games
+from skdvl.estimation.scheme_choice import find_schemes
 from skdvl.sampling import Permutation, Stratified
 from skdvl.semivalues import Shapley
 from skdvl.utilities import Utility
 from skdvl.utilities.fingerprint import FingerprintError
 
-METHODS = ["exact", "permutation", "antithetic", "tmc", "stratified"]
+METHODS = sorted(find_schemes())
 
 
 class Killing(Utility):

@@ -14,10 +14,11 @@ from sklearn.exceptions import ConvergenceWarning
 from skdvl import estimate_values
 from skdvl.caching import MemoryCache
 from skdvl.estimation.estimate import estimate_games
+from skdvl.estimation.scheme_choice import find_schemes
 from skdvl.semivalues import Shapley
 from skdvl.utilities import CallableUtility
 
-METHODS = ["exact", "permutation", "antithetic", "tmc", "stratified"]
+METHODS = sorted(find_schemes())
 TOLERANCES = [None, 0.3]
 N_JOBS = {"sequential": (1,), "threading": (2, 4), "loky": (2, 4), "multiprocessing": (2, 4)}
 
