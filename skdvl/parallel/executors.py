@@ -131,8 +131,10 @@ def kill(executor: Any) -> None:
     """End an executor that we started at once, with what runs in it."""
     if hasattr(executor, "kill_workers"):  # Ray's, and pools from Python 3.14
         executor.kill_workers()
-        return
-    processes = list((getattr(executor, "_processes", None) or {}).values())
-    executor.shutdown(wait=False)
-    for process in processes:
-        process.kill()
+    elif isinstance(executor, concurrent.futures.ProcessPoolExecutor):
+        processes = list((getattr(executor, "_processes", None) or {}).values())
+        executor.shutdown(wait=False, cancel_futures=True)
+        for process in processes:
+            process.kill()
+    else:  # loky's
+        executor.shutdown(kill_workers=True)

@@ -261,6 +261,16 @@ def test_two_runners_in_two_threads_do_not_disturb_each_other(data, expected):
     assert_same_bits(results["two"], expected * 2)
 
 
+def test_a_second_runner_on_loky_has_processes_of_its_own():
+    with joblib.parallel_config(backend="loky", n_jobs=2), TaskRunner(slow_pid, None) as first:
+        pids = set(first.run(range(8)))
+        with TaskRunner(slow_pid, None) as second:
+            assert not pids & set(second.run(range(4)))
+        with TaskRunner(misbehave, None) as third, pytest.raises(ValueError, match="itself"):
+            list(third.run(["fine", "value", "fine"]))
+        assert set(first.run(range(8))) == pids
+
+
 def test_grouping():
     grouping = Grouping(overhead=1e-3, n_workers=2)
     assert grouping.size(1000) == 1  # nothing is known yet
