@@ -268,7 +268,7 @@ def test_a_second_runner_on_loky_has_processes_of_its_own():
             assert not pids & set(second.run(range(4)))
         with TaskRunner(misbehave, None) as third, pytest.raises(ValueError, match="itself"):
             list(third.run(["fine", "value", "fine"]))
-        assert set(first.run(range(8))) == pids
+        assert pids <= set(first.run(range(8)))
 
 
 def test_grouping():
