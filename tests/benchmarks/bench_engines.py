@@ -15,14 +15,17 @@ from typing import Any
 
 import numpy as np
 from sklearn.base import clone
-from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits
+from sklearn.datasets import load_breast_cancer, load_diabetes, load_digits, load_iris
 from sklearn.discriminant_analysis import (
     LinearDiscriminantAnalysis,
     QuadraticDiscriminantAnalysis,
 )
-from sklearn.linear_model import LinearRegression, Ridge, RidgeClassifier
+from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge, RidgeClassifier
 from sklearn.naive_bayes import BernoulliNB, CategoricalNB, ComplementNB, GaussianNB, MultinomialNB
-from sklearn.neighbors import NearestCentroid
+from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor, NearestCentroid
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from sklearn.tree import DecisionTreeClassifier, DecisionTreeRegressor
 from threadpoolctl import threadpool_limits
 
 from skdvl.metrics import resolve_scorer
@@ -51,6 +54,15 @@ def breast_cancer(n_rows=100, n_val=200):
 
 def digits(n_rows=300, n_val=300):
     return split(*load_digits(return_X_y=True), n_rows, n_val, np.arange(10))
+
+
+def scaled_cancer():
+    X, y = load_breast_cancer(return_X_y=True)
+    return split(StandardScaler().fit_transform(X), y, 100, 200, np.arange(2))
+
+
+def iris():
+    return split(*load_iris(return_X_y=True), 100, 50, np.arange(3))
 
 
 def diabetes(n_rows=100, n_val=200):
@@ -91,6 +103,12 @@ class Row:
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
 
+LOSS = "neg_log_loss"
+KNN_BY_DISTANCE = KNeighborsClassifier(weights="distance")
+SCALED_LOGISTIC = make_pipeline(StandardScaler(), LogisticRegression())
+TREE = DecisionTreeClassifier(random_state=0)
+BALANCED_TREE = DecisionTreeClassifier(random_state=0, class_weight="balanced")
+
 ROWS = [
     Row("GaussianNB, breast cancer", GaussianNB(), breast_cancer, 200),
     Row("GaussianNB, breast cancer, log loss", GaussianNB(), breast_cancer, None, "neg_log_loss"),
@@ -115,6 +133,25 @@ ROWS = [
     Row("LDA lsqr shrinkage 0.1, digits", LDA("lsqr", 0.1), digits, n_orders=5),
     Row("QDA, d=10", QDA(), partial(made_classes, 100, 10), 20),
     Row("QDA reg_param 0.1, breast cancer", QDA(reg_param=0.1), breast_cancer, 20),
+    Row("KNeighborsClassifier, breast cancer", KNeighborsClassifier(), breast_cancer, 300),
+    Row("KNeighborsClassifier distance, br. cancer", KNN_BY_DISTANCE, breast_cancer),
+    Row(
+        "KNeighborsClassifier, digits",
+        KNeighborsClassifier(),
+        partial(digits, 1000, 500),
+        n_orders=2,
+    ),
+    Row("KNeighborsRegressor, diabetes", KNeighborsRegressor(), diabetes),
+    Row("LogisticRegression, scaled br. cancer", LogisticRegression(), scaled_cancer, 40),
+    Row("LogisticRegression log loss, sc. br. c.", LogisticRegression(), scaled_cancer, 40, LOSS),
+    Row("LogisticRegression, breast cancer", LogisticRegression(), breast_cancer, 40),
+    Row("StandardScaler, LogisticRegression, br. c.", SCALED_LOGISTIC, breast_cancer, 40),
+    Row("LogisticRegression, iris", LogisticRegression(), iris, 5),
+    Row("LogisticRegression, digits", LogisticRegression(), partial(digits, 100, 200), 5),
+    Row("StandardScaler, LogisticRegression, dig.", SCALED_LOGISTIC, partial(digits, 100, 200), 5),
+    Row("DecisionTreeClassifier, breast cancer", TREE, breast_cancer, 1.8),
+    Row("DecisionTreeClassifier, balanced, br. c.", BALANCED_TREE, breast_cancer, 1.8),
+    Row("DecisionTreeRegressor, diabetes", DecisionTreeRegressor(random_state=0), diabetes, 1.8),
 ]
 
 # name -> estimator, data for (n_rows, d)
@@ -127,6 +164,11 @@ SCALED: dict[str, tuple[Any, Callable[[int, int], Fold]]] = {
     "LinearRegression": (LinearRegression(), made_line),
     "LDA": (LDA(), made_classes),
     "QDA": (QDA(reg_param=0.1), made_classes),
+    "KNeighborsClassifier": (KNeighborsClassifier(), made_classes),
+    "KNeighborsRegressor, distance": (KNeighborsRegressor(weights="distance"), made_line),
+    "LogisticRegression": (LogisticRegression(), made_classes),
+    "LogisticRegression, 10 classes": (LogisticRegression(), partial(made_classes, n_classes=10)),
+    "DecisionTreeClassifier": (TREE, made_classes),
 }
 
 

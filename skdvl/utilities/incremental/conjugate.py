@@ -21,7 +21,6 @@ from skdvl.utilities.incremental.optima import (
     Floats,
     Tracks,
     gram_inverses,
-    shorten,
     shorter,
 )
 from skdvl.utilities.incremental.penalties import Penalty
@@ -31,7 +30,6 @@ __all__ = ["ConjugateSoftmaxSlots"]
 
 _TOLERANCE = 1e-8
 _DRIFT = 0.1  # decrease of the objective after which the preconditioner is computed anew
-_FAR = 0.1  # decrements above which a step may be so long that it has to be shortened
 
 
 class ConjugateSoftmaxSlots(SoftmaxSlots):
@@ -56,9 +54,9 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
         self.direction, self.move = np.zeros_like(self.coefs), np.zeros_like(self.predictor)
         self.was_small = np.zeros(n_slots, dtype=bool)
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
+    def _begin(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
         before = self.present[slots]
-        super()._begin(slots)
+        super()._begin(slots, rows)
         self.drift[slots[(self.present[slots] != before).any(axis=1)]] = np.inf
         self.norm[slots] = self.slope[slots] = np.inf
         self.was_small[slots] = False
@@ -71,7 +69,7 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
         gradient = self._gradient()
         rise = -np.einsum("ij,ij->i", self.direction, gradient)
         overshot = rise > OVERSHOT * self.slope
-        stale = np.flatnonzero((self.drift > _DRIFT) & ~overshot)
+        stale = ((self.drift > _DRIFT) & ~overshot).nonzero()[0]
         if len(stale):
             self._precondition(stale)
         direction = self._conjugate(gradient)
@@ -79,7 +77,7 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
         move = self._predict_linearly(direction)
         curvature = self._curvature(direction, move)
         length = np.divide(slope, curvature, out=np.zeros_like(slope), where=curvature > 0)
-        limited = self._limit(slope * length, move, length)
+        limited = self._shorten(slope * length, move, length)
         step = length
         if overshot.any():
             direction[overshot], move[overshot] = self.direction[overshot], self.move[overshot]
@@ -94,12 +92,11 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
         return self._is_done(slope * length, ~(overshot | limited))
 
     def _precondition(self, slots: NDArray[np.intp]) -> None:
-        weights = self.weights[slots]
         squares = np.einsum("ijk,ijk->ik", self.weighted[slots], self.weighted[slots])
-        with np.errstate(divide="ignore", invalid="ignore"):
-            spread = np.where(weights > 0, weights - squares / weights, 0)
+        spread = self.weights[slots] - squares * self.inverse_weights[slots]
         spread /= self.present[slots].sum(axis=1, keepdims=True) - 1
-        self.P[slots] = gram_inverses(self.Z, np.maximum(spread, 0), self.penalties[slots, 0])
+        penalties = self.penalties[slots, : self.Z.shape[1]]
+        self.P[slots] = gram_inverses(self.Z, np.maximum(spread, 0), penalties)
         self.drift[slots] = 0
         self.norm[slots] = np.inf
 
@@ -116,23 +113,10 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
     def _curvature(self, direction: Floats, move: Floats) -> Floats:
         by_class = move.reshape(self.by_class)
         weighted = self.weighted * by_class
-        curvature = np.einsum("ijk,ijk->i", weighted, by_class)
         total = weighted.sum(axis=1)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            total = np.where(self.weights > 0, total * total / self.weights, 0)
-        curvature -= total.sum(axis=1)
-        by_class = direction.reshape(self.by_class)
-        return curvature + np.einsum("ijk,ijk,ilk->i", by_class, by_class, self.penalties)
-
-    def _limit(self, decrement: Floats, move: Floats, length: Floats) -> NDArray[np.bool_]:
-        limited = np.zeros(len(length), dtype=bool)
-        far = np.flatnonzero(decrement > _FAR)
-        if len(far):
-            reach = np.abs(move[far].reshape(len(far), *self.by_class[1:])).max(axis=1)
-            share = shorten(reach * (self.weights[far] > 0) * length[far, np.newaxis])
-            length[far] *= share
-            limited[far] = share < 1
-        return limited
+        curvature = np.einsum("ij,ij->i", weighted.reshape(move.shape), move)
+        curvature -= np.einsum("ij,ij->i", total * self.inverse_weights, total)
+        return curvature + np.einsum("ij,ij->i", direction * self.penalties, direction)
 
     def _is_done(self, decrement: Floats, free: NDArray[np.bool_]) -> NDArray[np.bool_]:
         self.drift += decrement

@@ -64,11 +64,13 @@ class LogisticUtility(IncrementalUtility):
     block_size = 1024
     pads_blocks = False
     has_cheap_prefixes = True
+    evals_per_chunk = 4096  # forty orders of a hundred rows: numpy's overhead is shared by slots
 
     def __init__(self, estimator: Any, fold: Fold, judge: Judge, fallback: Any) -> None:
         super().__init__(estimator, fold, judge, fallback)
         assert fold.classes is not None
         self.scaler, self.model = _parts(estimator)
+        self._refusals: dict[bytes, str] = {}  # what scikit-learn says of sets of one class
         self.n_classes = len(fold.classes)
         self.is_binary = self.n_classes == 2
         self.class_weight = _class_weights(self.model.class_weight, fold.classes)
@@ -218,13 +220,19 @@ class LogisticUtility(IncrementalUtility):
         is_present = rows @ np.eye(self.n_classes, dtype=bool)[self.fold.codes]
         predictions = self._respond(optima, is_present, response)
         errors: Errors = {}
-        for j in np.flatnonzero(np.isnan(optima).any(axis=1)).tolist():
+        for j in np.flatnonzero(np.isnan(optima[:, 0])).tolist():
+            present = is_present[j].tobytes()
+            if present in self._refusals:
+                errors[j] = self._refusals[present]
+                continue
             try:
                 predictions[j] = self._refit(rows[j], response)
             except MemoryError:
                 raise
             except Exception as error:
                 errors[j] = f"{type(error).__name__}: {error}"
+                if is_present[j].sum() == 1:
+                    self._refusals[present] = errors[j]
         return predictions, errors
 
     def _respond(

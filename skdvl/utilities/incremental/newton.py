@@ -23,7 +23,6 @@ from skdvl.utilities.incremental.optima import (
     Tracks,
     gram_inverses,
     matmul_by_row,
-    shorten,
     shorter,
 )
 from skdvl.utilities.incremental.penalties import Penalty
@@ -31,7 +30,7 @@ from skdvl.utilities.incremental.penalties import Penalty
 __all__ = ["BinarySlots", "NewtonSlots"]
 
 _TOLERANCE = 1e-8
-_SLOW = 0.15  # the contraction from which on a new inverse is worth its cost
+_SLOW = 0.1  # the contraction from which on a new inverse is worth its cost
 
 
 class NewtonSlots(Slots):
@@ -72,8 +71,8 @@ class NewtonSlots(Slots):
     def _size(self) -> Floats:
         """Return twice the penalties of the coefficients, shape (n_slots,)."""
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        super()._begin(slots)
+    def _begin(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        super()._begin(slots, rows)
         self.slope[slots] = self.decrement[slots] = np.inf
         self.stale[slots] = True
 
@@ -81,13 +80,14 @@ class NewtonSlots(Slots):
         gradient = self._gradient()
         rise = -np.einsum("ij,ij->i", self.direction, gradient)
         overshot = rise > OVERSHOT * self.slope
-        stale = np.flatnonzero(self.stale & ~overshot)
+        stale = (self.stale & ~overshot).nonzero()[0]
         if len(stale):
             self.P[stale] = self._invert_hessians(stale)
         direction = np.matmul(self.P, gradient[:, :, np.newaxis])[:, :, 0]
         slope = np.einsum("ij,ij->i", direction, gradient)
         move = self._predict_linearly(direction)
-        length = shorten(self._reach(move))
+        length = np.ones(len(slope))
+        full_step = ~(self._shorten(slope, move, length) | overshot)
         step = length
         if overshot.any():
             direction[overshot], move[overshot] = self.direction[overshot], self.move[overshot]
@@ -98,7 +98,6 @@ class NewtonSlots(Slots):
         self.coefs -= step[:, np.newaxis] * direction
         self.predictor -= step[:, np.newaxis] * move
         self.direction, self.move, self.slope, self.length = direction, move, slope, length
-        full_step = (length == 1) & ~overshot
         self.stale = ~full_step | ~(slope <= _SLOW**2 * self.decrement)
         self.decrement = np.where(full_step, slope, np.inf)
         return full_step & (slope <= _TOLERANCE**2 * self._size() + ROUNDING)
@@ -136,19 +135,12 @@ class BinarySlots(NewtonSlots):
     def _predict_linearly(self, coefs: Floats) -> Floats:
         return matmul_by_row(coefs, self.Z_t)
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        before = self.weights[slots] > 0
-        super()._begin(slots)
-        members = self.weights[slots] > 0
-        self.penalties[slots] = self.penalty.of_sets(members)
-        grown = members & ~before
-        by_one = grown.sum(axis=1) == 1
+    def _begin(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        super()._begin(slots, rows)
+        self.penalties[slots] = self.penalty.of_sets(self.weights[slots])
+        by_one = rows >= 0
         if by_one.any():
-            self._add_rows(slots[by_one], grown[by_one].argmax(axis=1))
-
-    def _restart(self, slots: NDArray[np.intp]) -> None:
-        super()._restart(slots)
-        self.weights[slots] = 0
+            self._add_rows(slots[by_one], rows[by_one])
 
     def _add_rows(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
         """Let each slot's inverse Hessian know of one more row, by Sherman and Morrison."""

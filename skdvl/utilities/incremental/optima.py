@@ -26,7 +26,6 @@ __all__ = [
     "gram_inverses",
     "inverses",
     "matmul_by_row",
-    "shorten",
     "shorter",
 ]
 
@@ -34,6 +33,7 @@ Floats = NDArray[np.float64]
 
 OVERSHOT = 0.5  # a step went too far where the objective rises again half as steeply as it fell
 ROUNDING = 1e-26  # a decrement that is lost in rounding
+_FAR = 0.1
 _REACH = 16.0
 _ROWS = 16  # as many rows as the kernels of BLAS take at once, or a multiple
 
@@ -67,12 +67,11 @@ def gram_inverses(Z: Floats, curvatures: Floats, penalties: Floats) -> Floats:
     # columns saves a fifth at most, and the table has n·q²/2 entries.
     k, q = penalties.shape
     grams = np.empty((k, q, q))
-    diagonal = np.arange(q)
     for gram, curvature, penalty in zip(grams, curvatures, penalties, strict=True):
         rows = curvature.nonzero()[0]
         members = Z.take(rows, axis=0)
         np.dot(members.T * curvature.take(rows), members, out=gram)
-        gram[diagonal, diagonal] += penalty
+        gram.reshape(-1)[:: q + 1] += penalty
     return inverses(grams)
 
 
@@ -97,21 +96,6 @@ def _lower_triangle(q: int) -> NDArray[np.intp]:
     """Return where, in the lower triangle, each entry of a symmetric matrix is found."""
     row, column = np.indices((q, q))
     return np.asarray(np.maximum(row, column) * q + np.minimum(row, column))
-
-
-def shorten(reach: Floats) -> Floats:
-    """Return the lengths, at most 1, of steps that change no row's log-odds by too much.
-
-    Where all rows are predicted with certainty, the curvature is that of the penalty alone, and a
-    step of Newton's leaps far beyond where it holds.
-
-    Parameters
-    ----------
-    reach : ndarray of shape (k, n_rows)
-        How much a step of length 1 changes them.
-    """
-    longest = reach.max(axis=1)
-    return np.where(longest > _REACH, _REACH / np.maximum(longest, _REACH), 1.0)
 
 
 def shorter(length: Floats, fall: Floats, rise: Floats) -> Floats:
@@ -145,6 +129,8 @@ class Tracks:
     ----------
     first : ndarray of int, shape (n_tracks,)
         First step at which a set has rows of two classes.
+    arrival : ndarray of int, shape (n_tracks, n_steps)
+        The row by which a set differs from the one before; -1 if there is more to it.
     """
 
     def __init__(
@@ -167,6 +153,13 @@ class Tracks:
         ]
         second = np.sort(starts, axis=0)[1]
         self.first = (sizes <= second[:, np.newaxis]).sum(axis=1)
+        self.arrival = np.full(sizes.shape, -1)
+        if isinstance(class_weight, str):
+            return  # all weights change with each row
+        self.row_weights = class_weight[codes]
+        tracks, steps = np.nonzero(np.diff(sizes, axis=1, prepend=-1) == 1)
+        orders = np.argsort(positions, axis=1)
+        self.arrival[tracks, steps] = orders[tracks, sizes[tracks, steps] - 1]
 
     @classmethod
     def of_sets(
@@ -190,7 +183,7 @@ class Tracks:
             with np.errstate(divide="ignore"):
                 weight = (total / n_present)[:, np.newaxis] / counts
             return np.where(members, weight[:, self.codes], 0.0)
-        return members * self.class_weight[self.codes]
+        return members * self.row_weights
 
 
 class Slots(ABC):
@@ -252,18 +245,41 @@ class Slots(ABC):
     def _predict_linearly(self, coefs: Floats) -> Floats:
         """Return the linear predictor of all rows, shape (n_slots, n_outputs * n_rows)."""
 
-    def _reach(self, move: Floats) -> Floats:
-        """Return how much a move changes the log-odds of the sets' rows."""
-        n_slots, n_rows = self.weights.shape
-        by_output = np.abs(move).reshape(n_slots, -1, n_rows)
-        return by_output.max(axis=1) * (self.weights > 0)
+    def _shorten(self, decrement: Floats, move: Floats, length: Floats) -> NDArray[np.bool_]:
+        """Shorten, in place, steps that change a row's log-odds by too much; tell which.
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        """Turn to the set of `at_step`, from the coefficients as they are."""
-        self.weights[slots] = self.tracks.weights(self.track[slots], self.at_step[slots])
+        Where all rows are predicted with certainty, the curvature is that of the penalty alone,
+        and a step of Newton's leaps far beyond where it holds.
+        """
+        shortened = np.zeros(len(length), dtype=bool)
+        far = (decrement > _FAR).nonzero()[0]  # others are near the optimum
+        if len(far):
+            by_output = np.abs(move[far]).reshape(len(far), -1, self.weights.shape[1])
+            reach = (by_output.max(axis=1) * (self.weights[far] > 0)).max(axis=1) * length[far]
+            length[far] *= np.where(reach > _REACH, _REACH / np.maximum(reach, _REACH), 1)
+            shortened[far] = reach > _REACH
+        return shortened
+
+    def _begin(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        """Turn to the set of `at_step`, from the coefficients as they are.
+
+        Parameters
+        ----------
+        slots : ndarray of int, shape (k,)
+        rows : ndarray of int, shape (k,)
+            The only rows that are new in the slots; -1 where all may be.
+        """
+        tracks, steps = self.track[slots], self.at_step[slots]
+        is_new = rows < 0
+        if is_new.any():
+            self.weights[slots[is_new]] = self.tracks.weights(tracks[is_new], steps[is_new])
+        if not is_new.all():
+            grown, rows = slots[~is_new], rows[~is_new]
+            self.weights[grown, rows] = self.tracks.row_weights[rows]
         self.age[slots] = 0
 
     def _restart(self, slots: NDArray[np.intp]) -> None:
+        """Forget the coefficients."""
         self.coefs[slots] = self.start
         self.predictor[slots] = self._predict_linearly(self.start[np.newaxis])
 
@@ -272,23 +288,26 @@ class Slots(ABC):
         self.track[slots], self._waiting = np.split(self._waiting, [len(slots)])
         self.at_step[slots] = self.tracks.first[self.track[slots]]
         self._restart(slots)
-        self._begin(slots)
+        self._begin(slots, np.full(len(slots), -1))
 
     def _settle(self, done: NDArray[np.bool_], lost: NDArray[np.bool_]) -> None:
         """Note the optima that were found, and turn to the next sets."""
+        over = (done | lost).nonzero()[0]
+        if len(over) == 0:
+            return
+        self.found[self.track[over], self.at_step[over]] = self.coefs[over]
         if lost.any():
-            self._restart(np.flatnonzero(lost))
-        at = np.flatnonzero(done)
-        self.found[self.track[at], self.at_step[at]] = self.coefs[at]
-        at = np.flatnonzero(done | lost)
-        self.at_step[at] += 1
-        at_end = self.at_step[at] == self.found.shape[1]
-        free, busy = at[at_end], at[~at_end]
+            self.found[self.track[lost], self.at_step[lost]] = np.nan
+            self._restart(lost.nonzero()[0])
+        self.at_step[over] += 1
+        at_end = self.at_step[over] == self.found.shape[1]
+        free, busy = over[at_end], over[~at_end]
         n_loaded = min(len(free), len(self._waiting))
         if n_loaded:
             self._load(free[:n_loaded])
         if len(busy):
-            self._begin(busy)
+            arrivals = self.tracks.arrival[self.track[busy], self.at_step[busy]]
+            self._begin(busy, np.where(lost[busy], -1, arrivals))
         if n_loaded < len(free):
             for name in self.per_slot:
                 setattr(self, name, np.delete(getattr(self, name), free[n_loaded:], axis=0))

@@ -18,8 +18,18 @@ class Penalty(ABC):
     """Weights of the squared coefficients, by set of rows."""
 
     @abstractmethod
-    def of_sets(self, members: NDArray[np.bool_]) -> Floats:
-        """Return the penalties, shape (n_sets, n_columns), of sets, shape (n_sets, n_rows)."""
+    def of_sets(self, weights: Floats) -> Floats:
+        """Return the penalties of sets.
+
+        Parameters
+        ----------
+        weights : ndarray of shape (n_sets, n_rows)
+            Positive for a set's rows, 0 for the others.
+
+        Returns
+        -------
+        ndarray of shape (n_sets, n_columns) or (1, n_columns)
+        """
 
 
 class FixedPenalty(Penalty):
@@ -33,9 +43,9 @@ class FixedPenalty(Penalty):
     def __init__(self, penalty: Floats) -> None:
         self.penalty = penalty
 
-    def of_sets(self, members: NDArray[np.bool_]) -> Floats:
-        """Return the penalties of sets, see `Penalty`."""
-        return np.broadcast_to(self.penalty, (len(members), len(self.penalty)))
+    def of_sets(self, weights: Floats) -> Floats:
+        """Return the penalties, whatever the sets, see `Penalty`."""
+        return self.penalty[np.newaxis]
 
 
 class ScaledPenalty(Penalty):
@@ -59,14 +69,16 @@ class ScaledPenalty(Penalty):
         self.Z = Z
         self.squares = Z * Z
         self.centre, self.scale = centre, scale
+        self.varies = np.ptp(Z, axis=0) > 0
 
-    def of_sets(self, members: NDArray[np.bool_]) -> Floats:
+    def of_sets(self, weights: Floats) -> Floats:
         """Return the penalties of sets, see `Penalty`."""
+        members = weights > 0
         counts = members.sum(axis=1, keepdims=True)
         flags = members.astype(np.float64)
         means = matmul_by_row(flags, self.Z) / counts
         variances = matmul_by_row(flags, self.squares) / counts - means**2
-        for j in np.flatnonzero((variances < _SMALL).any(axis=1)):
+        for j in np.flatnonzero(((variances < _SMALL) & self.varies).any(axis=1)):
             rows = self.Z[members[j]]
             variances[j] = np.where(np.ptp(rows, axis=0) > 0, rows.var(axis=0), 0)
         return self.penalty * np.where(self._are_constant(means, variances, counts), 1, variances)

@@ -37,10 +37,14 @@ class SoftmaxSlots(Slots):
     weighted : ndarray of shape (n_slots, n_classes, n_rows)
         Predicted probabilities times the rows' weights.
     present : ndarray of bool, shape (n_slots, n_classes)
-    penalties : ndarray of shape (n_slots, 1, q)
+    penalties, penalised : ndarray of shape (n_slots, n_classes * q)
+        The penalties of the coefficients, and these times the coefficients.
     """
 
-    per_slot = (*Slots.per_slot, "present", "penalties", "attraction", "weighted")
+    per_slot = (
+        *Slots.per_slot,
+        *("present", "penalties", "penalised", "attraction", "inverse_weights", "weighted"),
+    )
 
     def __init__(
         self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
@@ -48,10 +52,11 @@ class SoftmaxSlots(Slots):
         super().__init__(tracks, start, tracks.n_classes, n_slots)
         self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
         self.penalty = penalty
-        n_slots, n_classes, (n_rows, q) = len(self.track), tracks.n_classes, Z.shape
+        n_slots, n_classes, n_rows = len(self.track), tracks.n_classes, len(Z)
         self.present = np.zeros((n_slots, n_classes), dtype=bool)
-        self.penalties = np.zeros((n_slots, 1, q))
-        self.attraction = np.zeros((n_slots, n_classes, q))  # the part of the gradient from y
+        self.penalties, self.penalised = np.zeros_like(self.coefs), np.zeros_like(self.coefs)
+        self.attraction = np.zeros_like(self.coefs)  # the part of the gradient from y
+        self.inverse_weights = np.zeros((n_slots, n_rows))  # 0 for rows that are not in the set
         self.weighted = np.zeros((n_slots, n_classes, n_rows))
 
     @property
@@ -63,18 +68,21 @@ class SoftmaxSlots(Slots):
         by_class = coefs.reshape(-1, self.Z.shape[1])
         return matmul_by_row(by_class, self.Z_t).reshape(len(coefs), -1)
 
-    def _begin(self, slots: NDArray[np.intp]) -> None:
-        super()._begin(slots)
+    def _begin(self, slots: NDArray[np.intp], rows: NDArray[np.intp]) -> None:
+        super()._begin(slots, rows)
         weights = self.weights[slots]
         is_of_class = self.tracks.is_of_class
         present = (weights > 0) @ is_of_class > 0
         self.present[slots] = present
         twice = np.where(present.sum(axis=1) == 2, 2.0, 1.0)
-        penalties = self.penalty.of_sets(weights > 0) * twice[:, np.newaxis]
-        self.penalties[slots] = penalties[:, np.newaxis]
+        penalties = self.penalty.of_sets(weights) * twice[:, np.newaxis]
+        self.penalties[slots] = np.tile(penalties, self.tracks.n_classes)
+        self.inverse_weights[slots] = np.divide(
+            1, weights, out=np.zeros_like(weights), where=weights > 0
+        )
         pulls = weights[:, np.newaxis] * is_of_class.T
         pulls = matmul_by_row(pulls.reshape(-1, len(self.Z)), self.Z)
-        self.attraction[slots] = pulls.reshape(len(slots), *self.attraction.shape[1:])
+        self.attraction[slots] = pulls.reshape(len(slots), -1)
         self._centre(slots, present)
 
     def _centre(self, slots: NDArray[np.intp], present: NDArray[np.bool_]) -> None:
@@ -92,10 +100,11 @@ class SoftmaxSlots(Slots):
         total = self._exponentiate()
         self.weighted *= (self.weights / total)[:, np.newaxis]
         gradient = matmul_by_row(self.weighted.reshape(-1, len(self.Z)), self.Z)
-        gradient = gradient.reshape(self.attraction.shape)
+        gradient = gradient.reshape(self.coefs.shape)
         gradient -= self.attraction
-        gradient += self.penalties * self.coefs.reshape(self.by_class)
-        return gradient.reshape(self.coefs.shape)
+        np.multiply(self.penalties, self.coefs, out=self.penalised)
+        gradient += self.penalised
+        return gradient
 
     def _exponentiate(self) -> Floats:
         """Write the classes' exponentials into `weighted`; return their sums, (n_slots, n_rows)."""
@@ -113,9 +122,8 @@ class SoftmaxSlots(Slots):
         return total
 
     def _size(self) -> Floats:
-        """Return twice the penalties of the coefficients, shape (n_slots,)."""
-        coefs = self.coefs.reshape(self.by_class)
-        return np.einsum("ijk,ijk,ilk->i", coefs, coefs, self.penalties)
+        """Return twice the penalties of the coefficients as they nearly are, shape (n_slots,)."""
+        return np.einsum("ij,ij->i", self.coefs, self.penalised)
 
 
 class NewtonSoftmaxSlots(SoftmaxSlots, NewtonSlots):
@@ -124,7 +132,7 @@ class NewtonSoftmaxSlots(SoftmaxSlots, NewtonSlots):
     per_slot = tuple({*SoftmaxSlots.per_slot, *NewtonSlots.per_slot})
 
     def _invert_hessians(self, slots: NDArray[np.intp]) -> Floats:
-        n_classes, q = self.attraction.shape[1:]
+        n_classes, q = self.tracks.n_classes, self.Z.shape[1]
         hessians = np.empty((len(slots), n_classes * q, n_classes * q))
         diagonal = np.arange(n_classes * q)
         for hessian, slot in zip(hessians, slots, strict=True):
@@ -136,7 +144,7 @@ class NewtonSoftmaxSlots(SoftmaxSlots, NewtonSlots):
             for c in range(n_classes):
                 block = slice(c * q, c * q + q)
                 hessian[block, block] += (z.T * weighted[c]) @ z
-            hessian[diagonal, diagonal] += np.tile(self.penalties[slot, 0], n_classes)
+            hessian[diagonal, diagonal] += self.penalties[slot]
         self._fix_intercepts(hessians, slots)
         return inverses(hessians)
 
@@ -146,7 +154,7 @@ class NewtonSoftmaxSlots(SoftmaxSlots, NewtonSlots):
         No intercept has curvature if its class is absent, nor has what all have in common.
         """
         n_classes = self.tracks.n_classes
-        free = np.flatnonzero(np.tile(self.penalties[0, 0] == 0, n_classes))
+        free = np.flatnonzero(self.penalties[slots[0]] == 0)
         if len(free) == 0:
             return
         scale = hessians[:, free, free].max(axis=1)[:, np.newaxis]
