@@ -31,7 +31,7 @@ def utilities(estimator, X=X, X_val=X_VAL, scoring=None):
     judge = Judge(fold, scorer, scorer is None and has_own_score(estimator))
     fallback = FallbackRule(judge)
     engine, reasons = make_utility(estimator, fold, judge, fallback)
-    assert engine.engine == "neighbors", reasons
+    assert engine.engine == "nearest neighbors", reasons
     return engine, RefitUtility(estimator, fold, judge, fallback)
 
 
