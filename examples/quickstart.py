@@ -53,7 +53,12 @@ def main():
     model = make_pipeline(StandardScaler(), LogisticRegression())
 
     valuator = ShapleyValuator(
-        model, scoring="true_class_probability", n_jobs=N_JOBS, random_state=0, verbose=1
+        model,
+        scoring="true_class_probability",
+        max_evals=20 * len(y_train),
+        n_jobs=N_JOBS,
+        random_state=0,
+        verbose=1,
     ).fit(X_train, y_noisy)
     values = valuator.values_
 
