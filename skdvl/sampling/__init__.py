@@ -2,8 +2,11 @@
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.enumeration import Exact
+from skdvl.sampling.fixed_laws import GroupTesting, MaximumSampleReuse
 from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.sampling.owen import Owen
 from skdvl.sampling.permutations import Antithetic, Permutation, TruncatedMonteCarlo
+from skdvl.sampling.regression import Regression
 from skdvl.sampling.stratified import Stratified
 
 __all__ = [
@@ -13,7 +16,11 @@ __all__ = [
     "EvaluationLog",
     "Exact",
     "Game",
+    "GroupTesting",
+    "MaximumSampleReuse",
+    "Owen",
     "Permutation",
+    "Regression",
     "SamplingScheme",
     "Stratified",
     "TruncatedMonteCarlo",

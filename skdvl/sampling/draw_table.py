@@ -93,11 +93,6 @@ class DrawTable:
             2 if is_adapted else 1,
         )
 
-    def in_fewer_blocks(self) -> DrawTable:
-        """Return the table with half as many blocks, each made of two."""
-        expected = self.expected.reshape(len(self.expected) // 2, 2, -1).sum(axis=1)
-        return replace(self, blocks=self.blocks // 2, expected=expected)
-
     def of_firsts(self) -> DrawTable:
         """Return the table of the first coalitions of all pairs."""
         return replace(

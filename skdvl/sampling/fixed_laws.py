@@ -8,7 +8,7 @@ from skdvl.sampling.base import Estimate, Game
 from skdvl.sampling.laws import Law, law_by_name
 from skdvl.sampling.log import EvaluationLog
 from skdvl.sampling.reuse import estimate_by_reuse
-from skdvl.sampling.stratified import ReuseScheme
+from skdvl.sampling.reuse_scheme import ReuseScheme
 from skdvl.semivalues import Semivalue
 
 __all__ = ["GroupTesting", "MaximumSampleReuse"]
@@ -30,6 +30,10 @@ class MaximumSampleReuse(ReuseScheme, name="msr"):
     def law_of_sizes(self, n_players: int, target: Semivalue) -> Law:
         """Return the law that suits the Banzhaf value, whatever the target."""
         return law_by_name("binomial", n_players)
+
+    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
+        """Read the values out of all evaluations."""
+        return estimate_by_reuse(self, game, target, log)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from scipy import stats
 
 from skdvl.semivalues import Semivalue, Shapley, size_weights
 
-__all__ = ["LAWS", "adapted_law", "in_steps", "law_by_name", "prior_law"]
+__all__ = ["LAWS", "Law", "adapted_law", "in_steps", "law_by_name", "prior_law"]
 
 _N_STEPS = 64
 _NEYMAN_SHARE = 0.85

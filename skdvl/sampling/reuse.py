@@ -82,10 +82,11 @@ def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: Evalu
 
 def interval_caveat(log: EvaluationLog) -> str | None:
     """Say why intervals from so few draws cannot be trusted, None if they can."""
-    if log.n_draws >= _MIN_EVALS_FOR_INTERVALS * log.n_players:
+    n_evals = log.n_evals
+    if n_evals >= _MIN_EVALS_FOR_INTERVALS * log.n_players:
         return None
     return (
-        f"{log.n_draws} evaluations are too few for intervals of {log.n_players} players: at "
+        f"{n_evals} evaluations are too few for intervals of {log.n_players} players: at "
         f"least {_MIN_EVALS_FOR_INTERVALS} per player are needed."
     )
 

@@ -2,62 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from abc import abstractmethod
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from skdvl.sampling.base import Estimate, Game, SamplingScheme, next_total, split_into_chunks
-from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, enumerated_sizes
-from skdvl.sampling.enumeration import enumerated_coalitions
-from skdvl.sampling.laws import LAWS, adapted_law, prior_law
-from skdvl.sampling.log import Chunk, EvaluationLog
-from skdvl.sampling.reuse import estimate_by_reuse, reuse_efficiency
+from skdvl.sampling.base import Estimate, Game
+from skdvl.sampling.log import EvaluationLog
+from skdvl.sampling.reuse import estimate_by_reuse
+from skdvl.sampling.reuse_scheme import AdaptiveScheme
 from skdvl.semivalues import Semivalue
 
-__all__ = ["Law", "ReuseScheme", "Stratified", "adapted_laws", "draw_coalitions"]
-
-_FIRST_ROUND = 2  # draws per player
-_PILOT = 4  # draws per player before laws are adapted
-
-Law = NDArray[np.float64]
-
-
-class ReuseScheme(SamplingScheme):
-    """Base of the schemes that draw coalitions of random sizes and use each for all players."""
-
-    @abstractmethod
-    def law_of_sizes(self, n_players: int, target: Semivalue) -> Law:
-        """Return the law by which sizes are drawn, shape (n_players + 1,), with sum one."""
-
-    def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
-        """Plan the next round: up to 2n draws, 4n, then half as many again as there are."""
-        if game.n_players < 2:
-            return ()
-        law = self.law_of_sizes(game.n_players, target)
-        return split_into_chunks(log, next_draws(self, log), game.evals_per_chunk, (law, law))
-
-    def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.bool_]:
-        """Return uniform random coalitions of the sizes that the law gives, or all of them."""
-        assert chunk.law is not None
-        if chunk.half < 0:
-            return enumerated_coalitions(n_players, chunk)
-        return draw_coalitions(n_players, chunk.law, chunk.n_draws, rng)
-
-    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
-        """Read the values out of all evaluations."""
-        return estimate_by_reuse(self, game, target, log)
-
-    def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
-        """Return (sum s)² / sum(s² / r), with r the mean law of the chunks."""
-        return reuse_efficiency(n_players, target, chunks)
+__all__ = ["Stratified"]
 
 
 @dataclass(frozen=True)
-class Stratified(ReuseScheme, name="stratified"):
+class Stratified(AdaptiveScheme, name="stratified"):
     r"""Random coalitions of systematically drawn sizes, each used for all players.
 
     Where orders give one marginal contribution per evaluation, here each evaluation enters the
@@ -98,125 +55,6 @@ class Stratified(ReuseScheme, name="stratified"):
     25.0
     """
 
-    law: str = "mixed"
-    adaptive: bool = True
-
-    def __post_init__(self) -> None:
-        if self.law not in LAWS:
-            raise ValueError(f"law={self.law!r} is not known; known are {sorted(LAWS)}")
-
-    def law_of_sizes(self, n_players: int, target: Semivalue) -> Law:
-        """Return the law before utilities are known."""
-        return prior_law(n_players, target, self.law)
-
-    def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
-        """Plan the next round; sizes of which few coalitions are left undrawn are enumerated."""
-        if game.n_players < 2:
-            return ()
-        n_draws = next_draws(self, log)
-        law = self.law_of_sizes(game.n_players, target)
-        done = enumerated_sizes(log, planned=True)
-        # pairs are not enumerated: half of them would not be of the sizes that are due
-        due = few_coalitions(law * (log.n_draws + n_draws) * (self.rows_per_draw == 1)) & ~done
-        chunks = enumerate_sizes(game, log, due)
-        halves = (0, 1)
-        laws = (law, law)
-        if self.adaptive and log.n_draws >= _PILOT * game.n_players // self.rows_per_draw:
-            halves = (2, 3)
-            laws = adapted_laws(self, game, target, log)
-        rest = [np.where(done | due, 0.0, law) for law in laws]
-        if not all(law.any() for law in rest):
-            return chunks
-        rest = [law / law.sum() for law in rest]
-        return chunks + split_into_chunks(
-            log,
-            n_draws,
-            max(1, game.evals_per_chunk // self.rows_per_draw),
-            rest,
-            halves,
-            before=chunks,
-        )
-
-
-def next_draws(scheme: SamplingScheme, log: EvaluationLog) -> int:
-    """Return how many draws the next round has: up to 2n rows in all, 4n, then by half as many."""
-    n_rows = scheme.rows_per_draw
-    pilot = _PILOT * log.n_players // n_rows
-    if 0 < log.n_draws < pilot:
-        return pilot - log.n_draws
-    return next_total(log.n_draws, _FIRST_ROUND * log.n_players // n_rows) - log.n_draws
-
-
-def few_coalitions(expected: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return of which sizes there are no more coalitions than draws expected."""
-    n_players = len(expected) - 1
-    few = np.zeros(n_players + 1, dtype=bool)
-    for k in np.flatnonzero(expected >= n_players):
-        few[k] = math.comb(n_players, int(k)) <= expected[k]
-    return few
-
-
-def enumerate_sizes(game: Game, log: EvaluationLog, sizes: NDArray[np.bool_]) -> list[Chunk]:
-    """Return chunks with all coalitions of some sizes."""
-    n_left = sum(math.comb(game.n_players, int(k)) for k in np.flatnonzero(sizes))
-    law = sizes.astype(np.float64)
-    return [
-        Chunk(
-            0,
-            log.fold,
-            log.n_chunks + number,
-            -1,
-            start,
-            min(game.evals_per_chunk, n_left - start),
-            law,
-        )
-        for number, start in enumerate(range(0, n_left, game.evals_per_chunk))
-    ]
-
-
-def adapted_laws(
-    scheme: SamplingScheme, game: Game, target: Semivalue, log: EvaluationLog
-) -> tuple[Law, Law]:
-    """Return the laws that the two halves of the pilot set for each other, once."""
-    last = {entry.chunk.half: entry.chunk.law for entry in log.entries}
-    set_before = [law for half in (2, 3) if (law := last.get(half)) is not None]
-    if len(set_before) == 2:
-        return set_before[0], set_before[1]
-    found = []
-    for half in (0, 1):
-        table = DrawTable.of(scheme, game, log.of_half(half))
-        spread = np.sqrt(np.mean(table.spreads(table.curves()) ** 2, axis=0))
-        prior = table.expected.sum(axis=0) / len(table.sizes)
-        found.append(adapted_law(prior, target, spread))
-    return found[1], found[0]
-
-
-def draw_coalitions(
-    n_players: int, law: Law, n_draws: int, rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Draw coalitions: members uniformly, sizes systematically from a law.
-
-    The draws of a chunk belong in turn to the blocks of the read-out. Sizes are systematic within
-    a block and independent between blocks: what the other blocks tell about a size must not
-    depend on how often this block has it. They come in random order, so that where a budget ends
-    within a chunk, what was evaluated is a random part of it.
-    """
-    reached = np.cumsum(law)
-    lengths = (n_draws + N_BLOCKS - 1 - np.arange(N_BLOCKS)[:, np.newaxis]) // N_BLOCKS
-    keys = rng.random((N_BLOCKS, lengths[0, 0]))
-    keys[np.arange(lengths[0, 0]) >= lengths] = 2.0
-    points = (np.argsort(keys, axis=1) + rng.random((N_BLOCKS, 1))) / np.maximum(lengths, 1)
-    points = points.T.ravel()[:n_draws] * reached[-1]
-    largest = np.flatnonzero(law)[-1]
-    sizes = np.minimum(np.searchsorted(reached, points, side="right"), largest)
-    return draw_members(n_players, sizes, rng)
-
-
-def draw_members(
-    n_players: int, sizes: NDArray[np.intp], rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Draw uniform random coalitions of given sizes, at least 1."""
-    # the players with the lowest of random numbers: sorting takes a third of a shuffle's time
-    numbers = rng.random((len(sizes), n_players))
-    limits = np.sort(numbers, axis=1)[np.arange(len(sizes)), sizes - 1]
-    return numbers <= limits[:, np.newaxis]
+    def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
+        """Read the values out of all evaluations."""
+        return estimate_by_reuse(self, game, target, log)
