@@ -1,6 +1,13 @@
 """skdvl: what each training sample is worth to a scikit-learn model."""
 
-from skdvl.estimation import ValuationResult, estimate_values
+from skdvl.estimation import (
+    RankStability,
+    StandardErrorBelow,
+    StoppingRule,
+    TimeLimit,
+    ValuationResult,
+    estimate_values,
+)
 from skdvl.selection import CleanedEstimator, SampleSelector
 from skdvl.utilities import Utility
 from skdvl.valuators import (
@@ -22,9 +29,13 @@ __all__ = [
     "DataOOBValuator",
     "KNNShapleyValuator",
     "LeaveOneOutValuator",
+    "RankStability",
     "SampleSelector",
     "SemivalueValuator",
     "ShapleyValuator",
+    "StandardErrorBelow",
+    "StoppingRule",
+    "TimeLimit",
     "Utility",
     "ValuationResult",
     "__version__",

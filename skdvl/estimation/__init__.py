@@ -2,6 +2,20 @@
 
 from skdvl.estimation.estimate import estimate_values
 from skdvl.estimation.result import ValuationResult
-from skdvl.estimation.stopping import StandardErrorBelow, StoppingRule
+from skdvl.estimation.stopping import (
+    RankStability,
+    Snapshot,
+    StandardErrorBelow,
+    StoppingRule,
+    TimeLimit,
+)
 
-__all__ = ["StandardErrorBelow", "StoppingRule", "ValuationResult", "estimate_values"]
+__all__ = [
+    "RankStability",
+    "Snapshot",
+    "StandardErrorBelow",
+    "StoppingRule",
+    "TimeLimit",
+    "ValuationResult",
+    "estimate_values",
+]

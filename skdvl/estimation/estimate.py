@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -61,12 +61,15 @@ def estimate_values(
     semivalue : str or Semivalue, default="shapley"
         "shapley", "banzhaf", "beta_shapley", "loo", or an instance.
     method : str or SamplingScheme, default="auto"
-        "exact", "permutation", "antithetic", "tmc", "stratified", or an instance. "auto" is exact
-        where that fits the budget, otherwise "stratified".
+        "exact", "stratified", "permutation", "antithetic", "tmc", "owen", "msr", "group_testing",
+        or an instance of `skdvl.sampling.SamplingScheme`. "auto" takes "exact" where enumerating
+        all coalitions fits the budget, otherwise "stratified".
     max_evals : int or "auto", default="auto"
         Budget in utility evaluations, never exceeded. "auto" is max(20 · n_players, 1000).
     tol : float, StoppingRule or None, default=None
-        Stop when the largest standard error is at most ``tol``, in utility units.
+        When to stop before the budget is spent. A number: when the largest standard error is at
+        most that, in utility units. Or `StandardErrorBelow`, `RankStability` and `TimeLimit`,
+        combined by ``&`` and ``|``.
     cache : None, str or Cache, default=None
         Where utilities are looked up; the utility needs a fingerprint.
     checkpoint : path, optional
@@ -202,22 +205,44 @@ def estimate_games(
             if file is not None:
                 file.save([game.longest_log for game in games], record)
 
-        with Evaluator(shared, record, store, n_jobs) as evaluate:
-            met = play_rounds(games, scheme, semivalue, rule, n_players, evaluate, save, verbose)
+        with (
+            Evaluator(shared, record, store, n_jobs) as evaluate,
+            _telling_what_is_kept(games, file),
+        ):
+            met, has_converged = play_rounds(
+                games, scheme, semivalue, rule, n_players, evaluate, save, verbose
+            )
         estimate = estimate_all(games, scheme, semivalue, n_players)
     for game in games:
         game.settle()
-    converged = met or is_exact(games, scheme)
-    if rule is not None and not converged:
+    converged = has_converged or is_exact(games, scheme)
+    if rule is not None and not (met or converged or rule.is_limit):
         warnings.warn(
-            f"The standard errors did not reach tol={tol!r} within {total} evaluations. "
-            "Increase max_evals or tol.",
+            f"The values did not reach tol={tol!r} within {total} evaluations. Increase "
+            "max_evals, or ask for less precision.",
             ConvergenceWarning,
             stacklevel=3,
         )
     n_evals = sum(game.n_evals for game in games)
     info = CacheInfo() if store is None else _cache_info(store, before, record, games, read)
     return ValuationResult(estimate, n_evals, converged, semivalue, scheme, games, record, info)
+
+
+@contextmanager
+def _telling_what_is_kept(games: Sequence[GameInPlay], file: Checkpoint | None) -> Generator[None]:
+    """Say in a KeyboardInterrupt what becomes of the work done so far."""
+    try:
+        yield
+    except KeyboardInterrupt as interruption:
+        done = f"interrupted after {sum(game.n_evals for game in games)} evaluations"
+        if file is None:
+            interruption.args = (
+                f"{done}, which are lost. With checkpoint=directory a run is saved as it goes, "
+                "and the same call goes on where it was.",
+            )
+        else:
+            interruption.args = (f"{done}, saved in {file.path}: the same call goes on there.",)
+        raise
 
 
 def _cache_info(

@@ -64,7 +64,8 @@ class ValuationResult:
     n_refused : int
         Coalitions on which the model failed, among those computed.
     converged : bool
-        Whether the values are exact or the stopping rule was met.
+        Whether the values are exact or as precise as the stopping rule asks; not where a
+        `TimeLimit` ended the run.
     method : str
         Name of the sampling scheme.
     semivalue : Semivalue

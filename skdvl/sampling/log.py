@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -152,6 +152,39 @@ class EvaluationLog:
         part = EvaluationLog(self.entropy, self.fold, self.n_players)
         part.rounds = [[e for e in entries if e.chunk.half == half] for entries in self.rounds]
         return part
+
+    def only_half(self, which: int, n_rounds: int) -> EvaluationLog:
+        """Return the log that one half of the draws would have left alone.
+
+        The later draws by an adapted law are in it, since the other half set that law, and the
+        enumerations, which belong to no half. What is left is halved again, for the schemes
+        whose halves set weights for each other.
+
+        Parameters
+        ----------
+        which : {0, 1}
+        n_rounds : int
+            How many of the rounds are looked at.
+        """
+        part = EvaluationLog(self.entropy, self.fold, self.n_players)
+        part._kept, part._kept_bytes = self._kept, self._kept_bytes  # the same draws
+        n_sampled = 0
+        for entries in self.rounds[:n_rounds]:
+            part.rounds.append([])
+            for entry in entries:
+                chunk = entry.chunk
+                if chunk.half >= 0 and chunk.half % 2 != which:
+                    continue
+                if chunk.half >= 0:
+                    chunk = replace(chunk, half=n_sampled % 2)
+                    n_sampled += 1
+                part.rounds[-1].append(Entry(chunk, entry.n_done, entry.utilities))
+        return part
+
+    @property
+    def is_sampled(self) -> bool:
+        """Whether there are draws other than enumerations."""
+        return any(entry.chunk.half >= 0 for entry in self.entries)
 
     @property
     def n_evals(self) -> int:

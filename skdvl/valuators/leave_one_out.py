@@ -59,7 +59,7 @@ class LeaveOneOutValuator(RetrainingValuator):
     n_refused_ : int
         Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
-        Whether the values are exact or ``tol`` was reached.
+        True: the values are exact.
     score_, empty_score_ : float
         Utility of all samples and of none, means over folds.
     estimator_ : estimator object

@@ -24,8 +24,9 @@ class SemivalueValuator(RetrainingValuator):
         "shapley", "banzhaf", "beta_shapley", "loo", or an instance such as
         ``DeltaShapley(1, 50)``.
     method : str or SamplingScheme, default="auto"
-        How coalitions are drawn: "exact", "permutation", "antithetic", "tmc", "stratified", or an
-        instance of `skdvl.sampling.SamplingScheme`. "auto" enumerates where that fits the budget.
+        How coalitions are drawn: "exact", "stratified", "permutation", "antithetic", "tmc",
+        "owen", "msr", "group_testing", or an instance of `skdvl.sampling.SamplingScheme`. "auto"
+        takes "exact" where enumerating all coalitions fits the budget, otherwise "stratified".
     scoring : str, callable or None, default=None
         What a model is judged by: "true_class_probability" or "squashed_r2", a name of
         scikit-learn's, or a callable ``(estimator, X, y) -> float``. None is the estimator's
@@ -37,7 +38,9 @@ class SemivalueValuator(RetrainingValuator):
         Budget in utility evaluations over all folds, never exceeded. "auto": 20 per player where
         models are refitted, 100 per player with an incremental engine, at least 1000.
     tol : float, StoppingRule or None, default=None
-        Stop when the largest standard error is at most ``tol``, in utility units.
+        When to stop before the budget is spent. A number: when the largest standard error is at
+        most that, in utility units. Or `StandardErrorBelow`, `RankStability` and `TimeLimit`,
+        combined by ``&`` and ``|``.
     engine : {"auto", "refit"}, default="auto"
         "auto" computes utilities without refitting where an exact engine gives the same numbers.
     cache : None, "memory", "disk", "memcached" or Cache, default=None
@@ -71,7 +74,8 @@ class SemivalueValuator(RetrainingValuator):
     n_refused_ : int
         Coalitions on which the model failed, among those computed: not those looked up.
     converged_ : bool
-        Whether the values are exact or ``tol`` was reached.
+        Whether the values are exact or as precise as ``tol`` asks; not where a `TimeLimit` ended
+        the fit.
     score_, empty_score_ : float
         Utility of all samples and of none, means over folds.
     estimator_ : estimator object
