@@ -45,7 +45,10 @@ class Lease:
     def is_alive(self) -> bool:
         """Say whether this process is still connected to the same cluster."""
         ray = import_ray()
-        return ray.is_initialized() and _session(ray) == self.session
+        try:
+            return ray.is_initialized() and _session(ray) == self.session
+        except Exception:  # it was shut down after it had said that it was initialised
+            return False
 
     def release(self) -> None:
         """End the lease."""

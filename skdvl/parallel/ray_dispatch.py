@@ -126,7 +126,9 @@ class Dispatcher:
                 try:
                     self._serve_one()
                 except Exception as error:
-                    self._break(f"{type(error).__name__}: {error}")
+                    # Ray may be shut down between any two lines
+                    gone = not self._state.lease.is_alive()
+                    self._break(_SHUT_DOWN if gone else f"{type(error).__name__}: {error}")
         finally:
             self._state.lease.release()
 
