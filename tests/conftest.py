@@ -11,6 +11,7 @@ import time
 
 import joblib
 import pytest
+from joblib.externals import loky
 
 REQUIRE_ALL = os.environ.get("SKDVL_REQUIRE_ALL") == "1"
 
@@ -200,6 +201,7 @@ _BACKENDS = {
     "multiprocessing": _in_config("multiprocessing"),
     "ThreadPoolExecutor": _on_executor(lambda: concurrent.futures.ThreadPoolExecutor(2)),
     "ProcessPoolExecutor": _on_executor(lambda: concurrent.futures.ProcessPoolExecutor(2)),
+    "loky executor": _on_executor(lambda: loky.get_reusable_executor(max_workers=2)),
     "dask": _in_dask,
     "dask executor": _on_executor(_dask_executor, "dask_client"),
     "ray joblib": _in_ray_joblib,
