@@ -50,7 +50,7 @@ def matmul_by_row(left: Floats, right: Floats) -> Floats:
         padded[:n_rows] = left
         left = padded
     product = np.matmul(left.reshape(n_blocks, _ROWS, k), right)
-    return product.reshape(n_blocks * _ROWS, -1)[:n_rows]
+    return product.reshape(n_blocks * _ROWS, right.shape[1])[:n_rows]
 
 
 def gram_inverses(Z: Floats, curvatures: Floats, penalties: Floats) -> Floats:
