@@ -22,7 +22,7 @@ from skdvl.utilities.record import EvaluationRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ValuationResult", "check_pair", "intervals", "is_exact", "value_frame"]
+__all__ = ["ValuationResult", "check_pair", "intervals", "is_exact", "revalued", "value_frame"]
 
 
 def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
@@ -138,7 +138,12 @@ class ValuationResult:
         Raises
         ------
         ValueError
-            If the sizes that were drawn tell too little about it.
+            If the sizes that were drawn tell too little about it, with the efficiency.
+
+        Warns
+        -----
+        UserWarning
+            If they tell little about it: an efficiency below 0.1.
 
         Examples
         --------
@@ -147,17 +152,24 @@ class ValuationResult:
         >>> result.revalue("banzhaf").values
         array([0.5, 0.5, 0.5])
         """
-        target = check_semivalue(semivalue)
-        warning = check_pair(self.games, self.scheme, target)
-        if warning is not None:
-            warnings.warn(warning, UserWarning, stacklevel=2)
-        estimate = estimate_all(self.games, self.scheme, target, len(self.values))
-        converged = is_exact(self.games, self.scheme)  # a rule was met for another semivalue
-        return replace(self, estimate=estimate, converged=converged, semivalue=target)
+        return revalued(self, semivalue, stacklevel=3)
 
     def to_frame(self) -> pd.DataFrame:
         """Return value, standard error and rank (1 is the lowest value) of every player."""
         return value_frame(self.values, self.standard_errors)
+
+
+def revalued(
+    result: ValuationResult, semivalue: str | Semivalue, stacklevel: int
+) -> ValuationResult:
+    """See `ValuationResult.revalue`; ``stacklevel`` is where a warning points."""
+    target = check_semivalue(semivalue)
+    warning = check_pair(result.games, result.scheme, target)
+    if warning is not None:
+        warnings.warn(warning, UserWarning, stacklevel=stacklevel)
+    estimate = estimate_all(result.games, result.scheme, target, len(result.values))
+    converged = is_exact(result.games, result.scheme)  # a rule was met for another semivalue
+    return replace(result, estimate=estimate, converged=converged, semivalue=target)
 
 
 def check_pair(
@@ -169,7 +181,8 @@ def check_pair(
     """
     warning = None
     for game in games:
-        chunks: Sequence[Chunk] = [entry.chunk for entry in game.longest_log.entries]
+        drawn = game.log.entries or game.longest_log.entries
+        chunks: Sequence[Chunk] = [entry.chunk for entry in drawn]
         chunks = chunks or scheme.plan(game.game, target, game.log)
         if chunks:
             efficiency = scheme.efficiency(game.game.n_players, target, chunks)

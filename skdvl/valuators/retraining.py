@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_consistent_length, check_is_fitted, c
 from skdvl.caching import Cache
 from skdvl.estimation.budget import check_budget
 from skdvl.estimation.estimate import estimate_games
-from skdvl.estimation.result import ValuationResult
+from skdvl.estimation.result import ValuationResult, revalued
 from skdvl.estimation.scheme_choice import check_scheme
 from skdvl.estimation.stopping import StoppingRule
 from skdvl.metrics import resolve_scorer
@@ -191,7 +191,8 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
             If the coalition sizes that were drawn tell too little about the semivalue.
         """
         check_is_fitted(self)
-        return self._frame_of(_spread(self._result.revalue(semivalue).estimate, self._players))
+        result = revalued(self._result, semivalue, stacklevel=3)
+        return self._frame_of(_spread(result.estimate, self._players))
 
     def _validate_held_out(self, X_val: Any, y_val: Any) -> tuple[Any, Any]:
         if X_val is None and y_val is None:

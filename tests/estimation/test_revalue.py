@@ -1,0 +1,185 @@
+"""Every semivalue from one run: any scheme, any target that its sizes tell of, after a kill too."""
+
+import os
+import signal
+import warnings
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.datasets import make_classification
+from sklearn.naive_bayes import GaussianNB
+
+from skdvl import LeaveOneOutValuator, ShapleyValuator, estimate_values
+from skdvl.estimation.estimate import estimate_games
+from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
+from skdvl.testing import AirportGame, exact_values
+
+METHODS = sorted(find_schemes())
+TARGETS = (
+    Shapley(),
+    Banzhaf(),
+    BetaShapley(16, 1),
+    BetaShapley(1, 4),
+    LOO(),
+    DeltaShapley(1, 4),
+    DeltaShapley(2, 100),
+)
+X, Y = make_classification(n_samples=30, n_features=4, random_state=0)
+
+
+def revalued(result, target):
+    """Return what a result says of a semivalue, or the message with which it refuses."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*draws coalition sizes that tell little")
+        try:
+            return result.revalue(target)
+        except ValueError as error:
+            return str(error)
+
+
+def run(games, method, **options):
+    players = [np.arange(game.n_players) for game in games]
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*draws coalition sizes that tell little")
+        return estimate_games(
+            games,
+            players,
+            max(game.n_players for game in games),
+            method=method,
+            **{"semivalue": Shapley(), "random_state": 0} | options,
+        )
+
+
+@pytest.mark.parametrize("base", [Shapley(), Banzhaf()], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
+    """SE/RMSE within a fifth of 1: 50 runs of 10 players; 0.90 to 1.11 was seen."""
+    game = noisy_game(10)
+    n_runs = 1 if method == "exact" else 50
+    max_evals = 1024 if method == "exact" else 400
+    runs = [
+        run([game], method, semivalue=base, max_evals=max_evals, random_state=seed)
+        for seed in range(n_runs)
+    ]
+    n_accepted = 0
+    for target in TARGETS:
+        found = [revalued(result, target) for result in runs]
+        if isinstance(found[0], str):
+            assert "efficiency 0.0" in found[0]
+            assert f"method={method!r}" in found[0]
+            assert repr(target) in found[0]
+            assert {type(other) for other in found} == {str}
+            continue
+        n_accepted += 1
+        errors = np.array([result.values for result in found]) - exact_values(game, target)
+        claimed = np.array([result.standard_errors for result in found])
+        if not claimed.any():  # the sizes that matter were all enumerated
+            assert_allclose(errors, 0, atol=1e-12)
+            continue
+        ratio = np.sqrt(np.mean(claimed**2) / np.mean(errors**2))
+        assert 0.8 < ratio < 1.25, (target, ratio)
+        if method != "tmc":  # biased, as it says
+            z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(n_runs))
+            assert np.abs(z).max() < 4.5, target
+    assert n_accepted >= len(TARGETS) - 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_revaluing_after_a_kill_is_revaluing_an_uninterrupted_run(noisy_game, tmp_path, method):
+    class Dying(noisy_game):
+        left = 300
+
+        def _evaluate(self, coalitions):
+            self.left -= len(coalitions)
+            if self.left < 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return super()._evaluate(coalitions)
+
+    games = [noisy_game(10, 1), noisy_game(8, 2)]
+    options = {"max_evals": 1280, "checkpoint": tmp_path}
+    whole = run(games, method, max_evals=1280)
+    with warnings.catch_warnings():
+        # Python 3.12 warns where threads are alive, as those of a pool of earlier tests
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if child == 0:
+        try:
+            run([Dying(10, 1), Dying(8, 2)], method, **options)
+        finally:
+            os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -signal.SIGKILL
+    resumed = run(games, method, **options)
+    completed = run(games, method, **options)
+    for target in TARGETS:
+        expected = revalued(whole, target)
+        for result in (resumed, completed):
+            found = revalued(result, target)
+            if isinstance(expected, str):
+                assert found == expected
+                continue
+            assert_array_equal(found.values, expected.values)
+            assert_array_equal(found.standard_errors, expected.standard_errors)
+            assert found.n_evals == expected.n_evals
+            assert found.converged == expected.converged == (method == "exact")
+
+
+def test_what_a_longer_run_knew_has_no_say(noisy_game):
+    """A shorter run that a longer one is known to is judged by its own draws."""
+    game = noisy_game(40)
+    long = run([game], "stratified", max_evals=4000)
+    short = run([game], "stratified", max_evals=100, previous=long)
+    fresh = run([game], "stratified", max_evals=100)
+    for target in TARGETS:
+        found, expected = revalued(short, target), revalued(fresh, target)
+        if isinstance(expected, str):
+            assert found == expected
+        else:
+            assert_array_equal(found.values, expected.values)
+
+
+def test_every_refusal_gives_the_efficiency():
+    for method, target in (
+        ("permutation", LOO()),
+        ("antithetic", LOO()),
+        ("tmc", LOO()),
+        ("owen", LOO()),
+        ("stratified", LOO()),
+    ):
+        result = run([AirportGame((100, 100))], method, max_evals=1600)
+        message = revalued(result, target)
+        assert isinstance(message, str), (method, target)
+        assert "efficiency 0.00" in message
+        assert "times the evaluations" in message
+
+
+def test_valuators_revalue_with_standard_errors():
+    valuator = ShapleyValuator(GaussianNB(), method="stratified", max_evals=3000, random_state=0)
+    frame = valuator.fit(X, Y).revalue(BetaShapley(4, 1))
+    assert (frame["standard_error"] > 0).all()
+    expected = ShapleyValuator(GaussianNB(), method="stratified", max_evals=60_000, random_state=1)
+    expected = expected.fit(X, Y).revalue(BetaShapley(4, 1))
+    z = (frame["value"] - expected["value"]) / frame["standard_error"]
+    assert np.abs(z).max() < 4.5  # 30 numbers
+    owners = np.arange(30) // 3
+    valuator.set_params(max_evals=10_000, method="exact").fit(X, Y, groups=owners)
+    banzhaf = valuator.revalue("banzhaf")["value"].to_numpy()
+    assert_array_equal(banzhaf[::3], banzhaf[2::3])
+
+
+def test_warnings_and_refusals_of_valuators_point_at_the_caller():
+    valuator = ShapleyValuator(GaussianNB(), method="permutation", random_state=0).fit(X, Y)
+    with pytest.warns(UserWarning, match="efficiency 0.0") as caught:
+        valuator.revalue("loo")
+    assert caught[0].filename == __file__
+    with pytest.raises(ValueError, match=r"efficiency 0.*infinitely many"):
+        LeaveOneOutValuator(GaussianNB()).fit(X, Y).revalue("shapley")
+
+
+def test_a_run_that_a_rule_ended_is_revalued(noisy_game):
+    result = estimate_values(noisy_game(12), method="permutation", tol=0.3, random_state=0)
+    again = result.revalue(BetaShapley(4, 1))
+    assert result.converged
+    assert not again.converged
+    assert (again.standard_errors > 0).all()
