@@ -43,6 +43,7 @@ class TrueClassProbability:
     """
 
     name = "true_class_probability"
+    _response_method = "predict_proba"  # as scikit-learn's scorers say what they need
 
     def __call__(self, estimator: Any, X: ArrayLike, y: ArrayLike) -> float:
         proba = estimator.predict_proba(X)

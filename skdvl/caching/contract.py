@@ -39,7 +39,7 @@ def check_cache_contract(make_cache: Callable[[], Cache]) -> None:
     Examples
     --------
     >>> from skdvl.caching import MemoryCache
-    >>> from skdvl.caching.contract import check_cache_contract
+    >>> from skdvl.testing import check_cache_contract
     >>> check_cache_contract(MemoryCache)  # doctest: +SKIP
     """
     for check in (

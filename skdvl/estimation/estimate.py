@@ -144,6 +144,7 @@ def estimate_games(
     random_state: int | np.random.RandomState | None = None,
     verbose: int = 0,
     previous: ValuationResult | None = None,
+    stacklevel: int = 3,
 ) -> ValuationResult:
     """Estimate a semivalue of the mean of several games over the same players.
 
@@ -158,6 +159,8 @@ def estimate_games(
     previous : ValuationResult or None
         A result for the same games, method, semivalue and seed, to be extended to ``max_evals``:
         what it evaluated is not evaluated again, and the values are those of a fresh run.
+    stacklevel : int
+        Where warnings point.
 
     Other parameters are those of `estimate_values`.
 
@@ -198,7 +201,7 @@ def estimate_games(
         record.add(happened)
         warning = check_pair(games, scheme, semivalue)
         if warning is not None:
-            warnings.warn(warning, UserWarning, stacklevel=3)
+            warnings.warn(warning, UserWarning, stacklevel=stacklevel)
         shared = SharedWork(read, [game.game for game in games], scheme, entropy)
 
         def save() -> None:
@@ -221,7 +224,7 @@ def estimate_games(
             f"The values did not reach tol={tol!r} within {total} evaluations. Increase "
             "max_evals, or ask for less precision.",
             ConvergenceWarning,
-            stacklevel=3,
+            stacklevel=stacklevel,
         )
     n_evals = sum(game.n_evals for game in games)
     info = CacheInfo() if store is None else _cache_info(store, before, record, games, read)

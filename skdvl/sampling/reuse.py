@@ -56,7 +56,8 @@ def estimate_by_reuse(
     table = DrawTable.of(scheme, game, log)
     values = known_part(scheme, game, target, log)
     if not len(table.sizes):
-        return Estimate(values, np.full(game.n_players, 0.0 if game.n_players < 2 else np.nan))
+        is_known = table.is_known[1:-1].all()
+        return Estimate(values, np.full(game.n_players, 0.0 if is_known else np.nan))
     residuals = table.utilities
     if has_baseline:
         curves = table.curves()
@@ -118,7 +119,8 @@ def read_out(
         inside = inside[0::2] - inside[1::2]
         strata = table.of_firsts().strata()
     n_of_stratum = np.bincount(strata).astype(np.float64)
-    correction = n_of_stratum / np.maximum(n_of_stratum - 1, 1)
+    # a draw that is alone shows no spread: the errors are not known
+    correction = np.where(n_of_stratum > 1, n_of_stratum / np.maximum(n_of_stratum - 1, 1), np.nan)
     per_draw = correction[strata]
     leverage = per_draw * (inside + 2 * outside)
     sums = np.repeat(np.bincount(strata, weights=outside)[:, np.newaxis], log.n_players, axis=1)

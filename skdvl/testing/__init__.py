@@ -1,5 +1,6 @@
-"""Games with known values, for tests of skdvl and of what others add to it."""
+"""Games with known values, and batteries of checks, for what others add to skdvl."""
 
+from skdvl.caching.contract import check_cache_contract
 from skdvl.testing.enumeration import exact_values
 from skdvl.testing.games import (
     ELECTORAL_WEIGHTS,
@@ -27,5 +28,6 @@ __all__ = [
     "SpanningTreeGame",
     "SymmetricVotingGame",
     "WeightedVotingGame",
+    "check_cache_contract",
     "exact_values",
 ]

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
-from typing import Any
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -17,7 +20,9 @@ from skdvl.estimation.result import intervals, value_frame
 from skdvl.sampling.base import Estimate
 from skdvl.valuators.row_lookup import RowLookup
 
-__all__ = ["DataValuator", "index_of", "refuse_missing"]
+__all__ = ["DataValuator", "index_of", "naming_its_class", "refuse_missing"]
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
 class DataValuator(TransformerMixin, BaseEstimator, ABC):
@@ -192,6 +197,25 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
                 setattr(tags.input_tags, name, getattr(inner, name))
         tags.target_tags.required = True
         return tags
+
+
+def naming_its_class(method: _Method) -> _Method:
+    """Let the TypeErrors of wrong arguments name the class of the object.
+
+    Python's own name the class in which the method is written.
+    """
+    signature = inspect.signature(method)
+
+    @wraps(method)
+    def checked(self: Any, *arguments: Any, **named: Any) -> Any:
+        try:
+            signature.bind(self, *arguments, **named)
+        except TypeError as error:
+            call = f"{type(self).__name__}.{method.__name__}()"
+            raise TypeError(f"{call} {error}") from None
+        return method(self, *arguments, **named)
+
+    return checked  # type: ignore[return-value] # wraps keeps the signature
 
 
 def refuse_missing(y: NDArray[Any], name: str) -> None:

@@ -137,7 +137,7 @@ def make_folds(
             f"No fold trains on {int((~trained).sum())} of the {len(y)} samples, so their values "
             "are NaN. Use a cv that trains on every sample at least once.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
     return folds, mine
 

@@ -30,8 +30,14 @@ from skdvl.utilities.dispatch import followed_scoring, has_own_score, make_utili
 from skdvl.utilities.fingerprint import FingerprintError, fingerprint
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
-from skdvl.valuators.base import DataValuator, index_of, refuse_missing
+from skdvl.valuators.base import DataValuator, index_of, naming_its_class, refuse_missing
 from skdvl.valuators.folds import Players, held_out_fold, make_folds
+from skdvl.valuators.valued_model import (
+    as_the_model_takes_it,
+    check_kind,
+    check_score,
+    with_integer_seeds,
+)
 
 __all__ = ["RetrainingValuator"]
 
@@ -64,6 +70,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         "verbose": ["verbose"],
     }
 
+    @naming_its_class
     def __init__(
         self,
         estimator: Any,
@@ -108,6 +115,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
     def _label(self) -> str:
         return self._semivalue.label
 
+    @naming_its_class
     @fit_context(prefer_skip_nested_validation=False)
     def fit(
         self, X: Any, y: Any, *, X_val: Any = None, y_val: Any = None, groups: Any = None
@@ -139,7 +147,8 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         index = index_of(X)
         X, y = self._validate(X, y, reset=True)
         X_val, y_val = self._validate_held_out(X_val, y_val)
-        base = _with_integer_seeds(self.estimator)
+        base = with_integer_seeds(self.estimator)
+        check_kind(base)
         resolve_scorer(self.scoring, base)  # unknown names are told before anything is fitted
         if self.method != "auto":
             check_scheme(self.method)
@@ -157,9 +166,9 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         with single_threaded():
             self.estimator_ = clone(base).fit(X, y)
             players = Players.rows(len(y)) if groups is None else Players.groups(groups, len(y))
-            data = X if _needs_frames(base) else _plain(X)
+            data = as_the_model_takes_it(base, X)
             if X_val is not None:
-                held_out = X_val if _needs_frames(base) else _plain(X_val)
+                held_out = as_the_model_takes_it(base, X_val)
                 folds, mine = held_out_fold(data, y, held_out, y_val, classes, players)
             else:
                 folds, mine = make_folds(data, y, self.cv, classes, players, groups)
@@ -218,29 +227,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         scorer = resolve_scorer(followed, base)
         judge = Judge(fold, scorer, scorer is None and has_own_score(base))
         full_model = clone(base).fit(fold.X, fold.y)
-        name = "the estimator's score" if self.scoring is None else f"scoring={self.scoring!r}"
-        try:
-            score = judge.judge_model(full_model)
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise ValueError(
-                f"Fold {fold.number}: {name} fails on the model trained on all of the fold's "
-                f"rows: {type(error).__name__}: {error}"
-            ) from error
-        if judge.is_r2 and len(fold.y_val) < 2:
-            score = np.nan
-        if not np.isfinite(score):
-            advice = ""
-            if len(fold.y_val) < 2:
-                advice = (
-                    " It is not defined on a single validation row: use "
-                    "scoring='neg_mean_squared_error'."
-                )
-            raise ValueError(
-                f"Fold {fold.number}: {name} is {score} for the model trained on all of the "
-                f"fold's rows.{advice}"
-            )
+        check_score(judge, full_model, self.scoring, type(self).__name__)
         fallback = FallbackRule(judge, self.empty_score, self.error_score)
         utility, reasons = make_utility(base, fold, judge, fallback, self.engine)
         if self.verbose and fold.number == 0 and self.engine == "auto":
@@ -269,6 +256,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
             random_state=self.random_state,
             verbose=self.verbose,
             previous=previous,
+            stacklevel=6,
         )
         record = result.record
         refused = sum(count for (_, large), count in record.refused.items() if large)
@@ -278,7 +266,7 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
                 f"The model failed on {refused} of {record.n_large} coalitions of at least half "
                 f"of the players; they got the score of a dummy model. Most often: {message}",
                 FitFailedWarning,
-                stacklevel=4,
+                stacklevel=5,
             )
         return result
 
@@ -355,31 +343,6 @@ def _spread(estimate: Estimate, players: Players) -> Estimate:
     )
 
 
-def _with_integer_seeds(estimator: Any) -> Any:
-    """Return a clone whose random states are integers, so that a utility is a function.
-
-    Raises
-    ------
-    ValueError
-        If a splitter inside would shuffle anew in every fit.
-    """
-    seeded = clone(estimator)
-    seeds: dict[str, int] = {}
-    for name, value in seeded.get_params(deep=True).items():
-        shuffles = hasattr(value, "get_n_splits") and getattr(value, "shuffle", True)
-        if shuffles and getattr(value, "random_state", 0) is None:
-            raise ValueError(
-                f"{name}={value!r} splits anew in every fit, so that the same rows would have "
-                "other utilities each time. Give it an integer random_state."
-            )
-        if name == "random_state" or name.endswith("__random_state"):
-            if value is None:
-                seeds[name] = 0
-            elif isinstance(value, np.random.RandomState):
-                seeds[name] = int(value.randint(np.iinfo(np.int32).max))
-    return seeded.set_params(**seeds) if seeds else seeded
-
-
 def _check_labels(y_val: NDArray[Any], classes: NDArray[Any] | None) -> None:
     if classes is None:
         return
@@ -388,25 +351,3 @@ def _check_labels(y_val: NDArray[Any], classes: NDArray[Any] | None) -> None:
         raise ValueError(
             f"y_val has labels that y lacks: {unknown.tolist()}. No model could ever predict them."
         )
-
-
-def _needs_frames(estimator: Any) -> bool:
-    """Tell whether a frame's column names may matter to the estimator."""
-    parameters = list(estimator.get_params(deep=True).values())
-    nested = any(hasattr(value, "get_params") for value in parameters)
-    named = any(_has_texts(value) for value in parameters)
-    return nested or named or not type(estimator).__module__.startswith("sklearn.")
-
-
-def _has_texts(value: Any) -> bool:
-    """Tell whether a parameter is a container of texts, such as ``monotonic_cst={"age": 1}``."""
-    is_container = isinstance(value, (dict, list, tuple, set, np.ndarray))
-    return is_container and any(isinstance(item, str) for item in value)
-
-
-def _plain(X: Any) -> Any:
-    """Return a frame of numbers as an array: slicing and validating it costs half as much."""
-    if not hasattr(X, "columns"):
-        return X
-    array = np.asarray(X)
-    return array if array.dtype.kind in "biuf" else X

@@ -1,0 +1,113 @@
+"""What the smallest budgets buy, and what is said of smaller ones."""
+
+import re
+import signal
+
+import numpy as np
+import pytest
+from numpy.testing import assert_allclose
+from sklearn.datasets import make_classification
+from sklearn.naive_bayes import GaussianNB
+
+from skdvl import ShapleyValuator, estimate_values
+from skdvl.estimation.estimate import estimate_games
+from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.semivalues import Shapley
+from skdvl.testing import exact_values
+
+METHODS = sorted(find_schemes())
+X, Y = make_classification(n_samples=12, n_features=4, random_state=0)
+
+
+@pytest.mark.parametrize("n_players", [[2], [3], [9], [5, 4], [6, 3, 4]], ids=str)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_budget_below_one_draw_names_the_least_that_will_do(noisy_game, method, n_players):
+    games = [noisy_game(n, seed=n) for n in n_players]
+    players = [np.arange(n) for n in n_players]
+
+    def run(max_evals):
+        return estimate_games(
+            games,
+            players,
+            max(n_players),
+            semivalue=Shapley(),
+            method=method,
+            max_evals=max_evals,
+            random_state=0,
+        )
+
+    with pytest.raises(ValueError, match=rf"method='{method}' needs") as refused:
+        run(1)
+    least = int(re.search(r"needs (?:at least )?max_evals=(\d+)", str(refused.value)).group(1))
+    for max_evals in range(2, least):
+        with pytest.raises(ValueError, match=rf"max_evals={least}\b"):
+            run(max_evals)
+    result = run(least)
+    assert result.n_evals <= least
+    assert np.isfinite(result.values).all()
+    for game in result.games:
+        assert game.log.n_draws >= 1
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_valuator_names_the_least_budget_of_its_folds(method):
+    options = {"engine": "refit", "cv": 3, "method": method, "random_state": 0}
+    with pytest.raises(ValueError, match=r"max_evals=\d+") as refused:
+        ShapleyValuator(GaussianNB(), max_evals=3, **options).fit(X, Y)
+    least = int(re.search(r"needs (?:at least )?max_evals=(\d+)", str(refused.value)).group(1))
+    fitted = ShapleyValuator(GaussianNB(), max_evals=least, **options).fit(X, Y)
+    assert fitted.n_evals_ <= least
+    with pytest.raises(ValueError, match=rf"max_evals={least}\b"):
+        ShapleyValuator(GaussianNB(), max_evals=least - 1, **options).fit(X, Y)
+
+
+@pytest.mark.parametrize("method", sorted(set(METHODS) - {"exact"}))
+def test_one_draw_shows_no_spread(noisy_game, method):
+    """Errors of 0 would be a lie."""
+    game = noisy_game(9)
+    for max_evals in (3, 10, 18, 20):
+        try:
+            result = estimate_values(game, method=method, max_evals=max_evals, random_state=0)
+        except ValueError:
+            continue
+        if result.games[0].log.n_draws == 1:
+            break
+    assert result.games[0].log.n_draws == 1
+    assert np.isnan(result.standard_errors).all()
+
+
+def test_sizes_that_are_all_enumerated_leave_no_error(noisy_game):
+    game = noisy_game(2)
+    result = estimate_values(game, method="stratified", max_evals=40, random_state=0)
+    assert_allclose(result.values, exact_values(game), atol=1e-12)
+    assert (result.standard_errors == 0).all()
+
+
+class Impatience:
+    """Presses Ctrl+C at the fifth call."""
+
+    def __init__(self, function):
+        self.function = function
+        self.left = 5
+
+    def __call__(self, coalitions):
+        self.left -= 1
+        if self.left == 0:
+            signal.raise_signal(signal.SIGINT)
+        return self.function(coalitions)
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_an_interrupted_run_says_what_is_kept(noisy_game, tmp_path, asked):
+    options = {"checkpoint": tmp_path} if asked else {}
+    utility = noisy_game(10)
+    utility._evaluate = Impatience(utility._evaluate)
+    with pytest.raises(KeyboardInterrupt) as interrupted:
+        estimate_values(utility, method="stratified", max_evals=500, **options)
+    message = str(interrupted.value)
+    assert re.match(r"interrupted after \d+ evaluations, ", message)
+    if asked:
+        (path,) = tmp_path.glob("*.skdvl")
+        assert f"saved in {path}: the same call goes on there" in message
+    else:
+        assert "which are lost. With checkpoint=directory" in message
