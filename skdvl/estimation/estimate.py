@@ -61,9 +61,9 @@ def estimate_values(
     semivalue : str or Semivalue, default="shapley"
         "shapley", "banzhaf", "beta_shapley", "loo", or an instance.
     method : str or SamplingScheme, default="auto"
-        "exact", "stratified", "permutation", "antithetic", "tmc", "owen", "msr", "group_testing",
-        or an instance of `skdvl.sampling.SamplingScheme`. "auto" takes "exact" where enumerating
-        all coalitions fits the budget, otherwise "stratified".
+        "exact", "stratified", "regression", "permutation", "antithetic", "tmc", "owen", "msr",
+        "group_testing", or an instance of `skdvl.sampling.SamplingScheme`. "auto" takes "exact"
+        where enumerating all coalitions fits the budget, otherwise "stratified".
     max_evals : int or "auto", default="auto"
         Budget in utility evaluations, never exceeded. "auto" is max(20 · n_players, 1000).
     tol : float, StoppingRule or None, default=None

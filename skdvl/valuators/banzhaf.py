@@ -17,11 +17,12 @@ class BanzhafValuator(RetrainingValuator):
     Parameters
     ----------
     estimator : estimator object
-        The model under which samples are valued; it is cloned.
+        The classifier or regressor under which samples are valued; it is cloned.
     method : str or SamplingScheme, default="auto"
-        How coalitions are drawn: "exact", "stratified", "permutation", "antithetic", "tmc",
-        "owen", "msr", "group_testing", or an instance of `skdvl.sampling.SamplingScheme`. "auto"
-        takes "exact" where enumerating all coalitions fits the budget, otherwise "stratified".
+        How coalitions are drawn: "exact", "stratified", "regression", "permutation",
+        "antithetic", "tmc", "owen", "msr", "group_testing", or an instance of
+        `skdvl.sampling.SamplingScheme`. "auto" takes "exact" where enumerating all coalitions
+        fits the budget, otherwise "stratified".
     scoring : str, callable or None, default=None
         What a model is judged by: "true_class_probability" or "squashed_r2", a name of
         scikit-learn's, or a callable ``(estimator, X, y) -> float``. None is the estimator's

@@ -20,7 +20,7 @@ class LeaveOneOutValuator(RetrainingValuator):
     Parameters
     ----------
     estimator : estimator object
-        The model under which samples are valued; it is cloned.
+        The classifier or regressor under which samples are valued; it is cloned.
     scoring : str, callable or None, default=None
         What a model is judged by: "true_class_probability" or "squashed_r2", a name of
         scikit-learn's, or a callable ``(estimator, X, y) -> float``. None is the estimator's
