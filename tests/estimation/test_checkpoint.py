@@ -16,7 +16,7 @@ import pytest
 from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
-from skdvl import estimate_values
+from skdvl import RankStability, estimate_values
 from skdvl.estimation import rounds
 from skdvl.estimation.checkpoint import Checkpoint
 from skdvl.estimation.estimate import estimate_games
@@ -102,7 +102,7 @@ def stored_evals(directory, scheme):
     return [0, 0]
 
 
-@pytest.mark.parametrize("tol", [None, 0.08])
+@pytest.mark.parametrize("tol", [None, 0.08, RankStability(0.9)], ids=str)
 @pytest.mark.parametrize("method", METHODS)
 def test_a_killed_run_goes_on_as_if_nothing_had_happened(noisy_game, tmp_path, method, tol):
     games = two_games(noisy_game, tmp_path)
