@@ -1,18 +1,19 @@
 """How many evaluations the sampling schemes need, at equal error, on games of data valuation.
 
-Run ``python tests/benchmarks/sample_efficiency.py [--games …] [--methods …] [--budgets …]``. Every
-scheme is run on the same games with the same seeds; its error is reported over that of the
-textbook's permutations in the same run, with a bootstrap interval over the seeds. ``--reduced``
-takes some minutes. ``--held-out`` plays the data draws that no choice was made on.
+Run ``python tests/benchmarks/sample_efficiency.py results.json``; what the file has already is not
+run again, so the run may be interrupted. ``--table`` prints what was found instead. Every scheme is
+run on the same games with the same seeds; its error is reported over that of the textbook's
+permutations in the same run, with a bootstrap interval over the seeds.
 
 What was fixed before anything was tuned: the games below; their data draws, 0 for tuning and 1
-held out; the seeds, 0, 1, 2, … as many as `N_SEEDS` says; the budgets.
+held out, of which no choice was made; the seeds, 0, 1, 2, … as many as `N_SEEDS` says; the budgets.
 """
 
 import argparse
+import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
 from skdvl.metrics import resolve_scorer
-from skdvl.sampling import EvaluationLog, Game, Permutation
+from skdvl.sampling import EvaluationLog, Game, Permutation, Regression
 from skdvl.sampling.base import SCHEMES
 from skdvl.semivalues import Shapley
 from skdvl.testing import exact_values
@@ -141,13 +142,7 @@ class Setting:
 
     make: Callable[[int], Utility]
     n_seeds: int = N_SEEDS
-    truth: int | str = 8000  # evaluations per player, or how they are known
-    utilities: dict[int, Utility] = field(default_factory=dict)
-
-    def utility(self, data_draw):
-        if data_draw not in self.utilities:
-            self.utilities[data_draw] = self.make(data_draw)
-        return self.utilities[data_draw]
+    truth: int | str = 4000  # evaluations per player, or how they are known
 
 
 GNB, RIDGE = GaussianNB(), Ridge()
@@ -159,7 +154,7 @@ GAMES = {
     "logistic100": Setting(
         refitted(LogisticRegression(), load_breast_cancer, 100, 200, None, True)
     ),
-    "tree40": Setting(refitted(TREE, load_breast_cancer, 40, 200), truth=4000),
+    "tree40": Setting(refitted(TREE, load_breast_cancer, 40, 200)),
     "softknn1000": Setting(SoftNeighbors, N_SEEDS_LARGE, "closed form"),
     "gnb14": Setting(enumerated(refitted(GNB, load_breast_cancer, 14, 200)), truth="enumerated"),
     "ridge14": Setting(
@@ -170,8 +165,11 @@ GAMES = {
 
 METHODS: dict[str, Any] = {
     BASE: Permutation(mix=False),
-    **{name: SCHEMES[name]() for name in ("permutation", "antithetic", "stratified")},
+    **{name: SCHEMES[name]() for name in ("permutation", "stratified", "regression")},
+    **{name: SCHEMES[name]() for name in ("antithetic", "owen", "msr", "group_testing", "tmc")},
+    "regression paired": Regression(paired=True),
 }
+MAIN = list(METHODS)[:4]  # these are run first
 
 
 def open_game(utility, seed):
@@ -220,31 +218,77 @@ def find_truth(setting, utility):
         return utility.values(), 0.0
     if setting.truth == "enumerated":
         return exact_values(utility), 0.0
-    estimate = run(SCHEMES["stratified"](), utility, TRUTH_SEED, [setting.truth])[0]
+    estimate = run(SCHEMES["regression"](), utility, TRUTH_SEED, [setting.truth])[0]
     return estimate.values, np.sqrt(np.mean(estimate.standard_errors**2))
 
 
-@dataclass
-class Runs:
-    """Of one method on one game: arrays of shape (n_seeds, n_budgets, n_players)."""
-
-    errors: np.ndarray
-    standard_errors: np.ndarray
-    values: np.ndarray
-    seconds: float
-
-
-def play(scheme, setting, utility, truth, budgets, n_seeds):
-    start = time.perf_counter()
+def measure(scheme, utility, truth, n_seeds, budgets):
+    """Return what is reported of a method, arrays of shape (n_seeds, n_budgets) or (n_budgets,)."""
+    start = time.process_time()
     found = [run(scheme, utility, seed, budgets) for seed in range(n_seeds)]
+    seconds = time.process_time() - start
     values = np.array([[estimate.values for estimate in row] for row in found])
     ses = np.array([[estimate.standard_errors for estimate in row] for row in found])
-    return Runs(values - truth, ses, values, time.perf_counter() - start)
+    errors = values - truth
+    covered = (np.abs(errors) <= 1.96 * ses).mean(axis=0)
+    ranks = [[stats.spearmanr(v, truth).statistic for v in row] for row in values]
+    return {
+        "squared_errors": np.mean(errors**2, axis=2).tolist(),
+        "squared_standard_errors": np.mean(ses**2, axis=2).tolist(),
+        "spearman": np.mean(ranks, axis=0).tolist(),
+        "coverage": covered.mean(axis=1).tolist(),
+        "worst_coverage": np.quantile(covered, 0.05, axis=1).tolist(),
+        "seconds": seconds,
+    }
 
 
-def ratio_interval(errors, base, n_resamples=1000):
+def save(results, path):
+    path.with_suffix(".part").write_text(json.dumps(results, indent=1))
+    path.with_suffix(".part").replace(path)
+
+
+def run_all(path, games, methods, draws, budgets, n_seeds):
+    """Run what the file lacks: the main methods on all games, then the others."""
+    results = json.loads(path.read_text()) if path.exists() else {}
+    main = [method for method in methods if method in MAIN]
+    rest = [method for method in methods if method not in MAIN]
+    with quiet_warnings(), threadpool_limits(1):
+        for some in (main, rest):
+            for draw in draws:
+                for name in games:
+                    run_game(results, path, name, draw, some, budgets, n_seeds)
+
+
+def run_game(results, path, name, draw, methods, budgets, n_seeds):
+    game = f"{name}/{draw}"
+    setting = GAMES[name]
+    n_seeds = min(setting.n_seeds, n_seeds)
+    rules = {"budgets": budgets, "n_seeds": n_seeds}
+    todo = [m for m in methods if results.get(f"{game}/{m}", {}).get("rules") != rules]
+    if not todo:
+        return
+    utility = setting.make(draw)
+    if game not in results:
+        start = time.process_time()
+        truth, error = find_truth(setting, utility)
+        seconds = time.process_time() - start
+        results[game] = {"truth": truth.tolist(), "error": float(error), "seconds": seconds}
+        save(results, path)
+    for method in todo:
+        scheme = METHODS[method]
+        truth = np.array(results[game]["truth"])
+        # where a draw costs more than the budget there is nothing to tell
+        cost = scheme.cost_per_draw(utility.n_players)
+        possible = [budget for budget in budgets if budget * utility.n_players >= cost]
+        found = measure(scheme, utility, truth, n_seeds, possible)
+        results[f"{game}/{method}"] = {"rules": rules, "possible": possible, **found}
+        save(results, path)
+        print(f"{game} {method}: {found['seconds']:.0f} s", flush=True)
+
+
+def ratio_interval(mine, theirs, n_resamples=2000):
     """Return the ratio of root mean square errors with a bootstrap interval over the seeds."""
-    mine, theirs = np.mean(errors**2, axis=1), np.mean(base**2, axis=1)
+    mine, theirs = np.asarray(mine), np.asarray(theirs)
     rng = np.random.default_rng(0)
     picks = [rng.integers(0, len(x), (n_resamples, len(x))) for x in (mine, theirs)]
     resampled = np.sqrt(mine[picks[0]].mean(axis=1) / theirs[picks[1]].mean(axis=1))
@@ -252,76 +296,85 @@ def ratio_interval(errors, base, n_resamples=1000):
     return np.sqrt(mine.mean() / theirs.mean()), low, high
 
 
-def report(name, method, budget, runs, base, b, truth):
-    errors, ses = runs.errors[:, b], runs.standard_errors[:, b]
-    rmse = np.sqrt(np.mean(errors**2))
-    ratio, low, high = ratio_interval(errors, base.errors[:, b])
-    rank = np.mean([stats.spearmanr(values, truth).statistic for values in runs.values[:, b]])
-    covered = np.abs(errors) <= 1.96 * ses
-    worst = np.quantile(covered.mean(axis=0), 0.05)
+def at_budget(item, budget):
+    """Return the squared errors of each seed, None where the budget was too small."""
+    if item is None or budget not in item["possible"]:
+        return None
+    return np.array(item["squared_errors"])[:, item["possible"].index(budget)]
+
+
+def print_tables(results, games, methods, draws, budgets):
+    for draw in draws:
+        print(f"\n## Data draw {draw}{' (held out)' if draw == HELD_OUT else ''}\n")
+        print(
+            "| game | method | budget | RMSE/std | ratio | Spearman | SE/RMSE | coverage "
+            "| worst 5 % |"
+        )
+        print("|---|---|---|---|---|---|---|---|---|")
+        ratios: dict[tuple[str, int], dict[str, tuple[float, float, float]]] = {}
+        for name in games:
+            for method in methods:
+                for budget in budgets:
+                    found = print_row(results, f"{name}/{draw}", method, budget)
+                    if found is not None:
+                        ratios.setdefault((method, budget), {})[name] = found
+        print("\n| method | budget | median ratio | worst, at least 40 players | highest end |")
+        print("|---|---|---|---|---|")
+        for (method, budget), by_game in ratios.items():
+            large = {name: ratio for name, ratio in by_game.items() if not name.endswith("14")}
+            if large:
+                worst = max(large, key=lambda name: large[name][0])
+                median = np.median([ratio[0] for ratio in by_game.values()])
+                highest = max(ratio[2] for ratio in by_game.values())
+                print(
+                    f"| {method} | {budget}n | {median:.3f} of {len(by_game)} games "
+                    f"| {large[worst][0]:.3f} {worst} | {highest:.3f} |"
+                )
+
+
+def print_row(results, game, method, budget):
+    """Print a line, and return the ratio to the textbook's permutations with its interval."""
+    item, base = results.get(f"{game}/{method}"), results.get(f"{game}/{BASE}")
+    mine, theirs = at_budget(item, budget), at_budget(base, budget)
+    if mine is None or theirs is None:
+        return None
+    b = item["possible"].index(budget)
+    rmse = np.sqrt(mine.mean())
+    ratio, low, high = ratio_interval(mine, theirs)
+    se = np.sqrt(np.mean(np.array(item["squared_standard_errors"])[:, b]))
     print(
-        f"| {name} | {method} | {budget}n | {rmse / truth.std():.3f} | {ratio:.3f} "
-        f"[{low:.3f}, {high:.3f}] | {rank:.2f} | {np.sqrt(np.mean(ses**2)) / rmse:.2f} "
-        f"| {covered.mean():.3f} | {worst:.2f} |",
-        flush=True,
+        f"| {game.split('/')[0]} | {method} | {budget}n "
+        f"| {rmse / np.std(results[game]['truth']):.3f} | {ratio:.3f} [{low:.3f}, {high:.3f}] "
+        f"| {item['spearman'][b]:.2f} | {se / rmse:.2f} | {item['coverage'][b]:.3f} "
+        f"| {item['worst_coverage'][b]:.2f} |"
     )
-    return ratio
-
-
-def known_truth(store, name, draw, setting, utility):
-    path = None if store is None else Path(store) / f"truth-{name}-{draw}.npz"
-    if path is not None and path.exists():
-        with np.load(path) as kept:
-            return kept["values"], float(kept["error"])
-    values, error = find_truth(setting, utility)
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.savez(path, values=values, error=error)
-    return values, error
+    return ratio, low, high
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, help="JSON file of what was found")
+    parser.add_argument("--table", action="store_true", help="print what was found")
     parser.add_argument("--games", nargs="*", default=list(GAMES), choices=list(GAMES))
     parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=list(METHODS))
     parser.add_argument("--budgets", nargs="*", type=int, default=list(BUDGETS))
-    parser.add_argument("--seeds", type=int, help="fewer seeds than the rules ask for")
-    parser.add_argument("--held-out", action="store_true", help="the data draws not tuned on")
-    parser.add_argument("--reduced", action="store_true", help="some minutes: fast games, 10 seeds")
-    parser.add_argument("--store", help="directory where exact values are kept between runs")
-    arguments = parser.parse_args()
-    if arguments.reduced:
-        arguments.games = ["gnb100", "ridge100", "gnb14", "ridge14"]
-        arguments.budgets, arguments.seeds = [2, 4, 20], 10
-    draw = HELD_OUT if arguments.held_out else TUNING
-    print(
-        "| game | method | budget | RMSE/std | ratio | Spearman | SE/RMSE | coverage | worst 5 % |"
+    parser.add_argument("--draws", nargs="*", type=int, default=[TUNING, HELD_OUT])
+    parser.add_argument(
+        "--seeds", type=int, default=N_SEEDS, help="fewer seeds than the rules ask for"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
-    ratios: dict[tuple[str, int], list[float]] = {}
-    with quiet_warnings(), threadpool_limits(1):
-        for name in arguments.games:
-            setting = GAMES[name]
-            utility = setting.utility(draw)
-            truth, error = known_truth(arguments.store, name, draw, setting, utility)
-            n_seeds = min(setting.n_seeds, arguments.seeds or setting.n_seeds)
-            names = [BASE, *[m for m in arguments.methods if m != BASE]]
-            played = {
-                m: play(METHODS[m], setting, utility, truth, arguments.budgets, n_seeds)
-                for m in names
-            }
-            for method, runs in played.items():
-                for b, budget in enumerate(arguments.budgets):
-                    found = report(name, method, budget, runs, played[BASE], b, truth)
-                    ratios.setdefault((method, budget), []).append(found)
-            smallest = min(
-                np.sqrt(np.mean(r.errors**2, axis=(0, 2))).min() for r in played.values()
-            )
-            seconds = ", ".join(f"{m} {runs.seconds:.0f} s" for m, runs in played.items())
-            share = f"error of the truth / smallest error {error / smallest:.2f}"
-            print(f"<!-- {name}: {share}; {seconds} -->")
-    for (method, budget), found in ratios.items():
-        print(f"<!-- median over games: {method} {budget}n {np.median(found):.3f} -->")
+    options = parser.parse_args()
+    if options.table:
+        results = json.loads(options.results.read_text())
+        print_tables(results, options.games, options.methods, options.draws, options.budgets)
+    else:
+        run_all(
+            options.results,
+            options.games,
+            options.methods,
+            options.draws,
+            options.budgets,
+            options.seeds,
+        )
 
 
 if __name__ == "__main__":
