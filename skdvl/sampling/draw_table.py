@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from skdvl.sampling.base import Game, SamplingScheme
 from skdvl.sampling.log import EvaluationLog
+from skdvl.sampling.members import count_members
 from skdvl.sampling.size_curve import fit_size_curves, smooth_curves
 
 __all__ = ["N_BLOCKS", "DrawTable", "enumerated_sizes"]
@@ -74,7 +75,7 @@ class DrawTable:
             block = np.arange(len(found)) // scheme.rows_per_draw % N_BLOCKS
             if is_adapted:
                 block += N_BLOCKS * (chunk.half % 2)
-            sizes.append(np.count_nonzero(coalitions, axis=1))
+            sizes.append(count_members(coalitions.astype(bool, copy=False)))
             utilities.append(found)
             blocks.append(block)
             is_pilot.append(np.full(len(found), chunk.half < 2))

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from skdvl.sampling.base import SamplingScheme
-
-__all__ = ["Chunk", "Entry", "EvaluationLog"]
+__all__ = ["Chunk", "Drawer", "Entry", "EvaluationLog"]
 
 _MAX_KEPT_BYTES = 256 * 2**20
 
@@ -71,6 +68,14 @@ class Chunk:
         """Return the chunk's generator, always in its first state."""
         key = (self.stream, self.fold, self.index)
         return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+
+
+class Drawer(Protocol):
+    """What derives the draws of a chunk from its seed: all that the log asks of a scheme."""
+
+    def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.generic]:
+        """Return a chunk's draws."""
+        ...
 
 
 @dataclass
@@ -209,13 +214,13 @@ class EvaluationLog:
         return sum(entry.n_done for entry in self.entries)
 
     def replay(
-        self, scheme: SamplingScheme
+        self, scheme: Drawer
     ) -> Iterator[tuple[Chunk, NDArray[np.generic], NDArray[np.float64]]]:
         """Yield each chunk with the draws that were evaluated and their utilities.
 
         Parameters
         ----------
-        scheme : SamplingScheme
+        scheme : Drawer
             The one that the log was written by.
 
         Yields
@@ -228,7 +233,7 @@ class EvaluationLog:
             draws = self._draw_again(scheme, entry.chunk)
             yield entry.chunk, draws[: len(entry.utilities)], entry.utilities
 
-    def _draw_again(self, scheme: SamplingScheme, chunk: Chunk) -> NDArray[np.generic]:
+    def _draw_again(self, scheme: Drawer, chunk: Chunk) -> NDArray[np.generic]:
         kept = self._kept.get(chunk.index)
         if kept is not None:
             return np.unpackbits(kept, axis=1, count=self.n_players).view(bool)

@@ -12,7 +12,12 @@ from numpy.typing import NDArray
 from skdvl.sampling.base import Estimate, Game
 from skdvl.sampling.draw_table import DrawTable
 from skdvl.sampling.log import Chunk, EvaluationLog
-from skdvl.sampling.reuse import interval_caveat, known_part, read_out
+from skdvl.sampling.reuse import (
+    estimate_without_draws,
+    interval_caveat,
+    known_part,
+    read_out,
+)
 from skdvl.sampling.reuse_scheme import AdaptiveScheme
 from skdvl.sampling.surrogate import fit_surrogates
 from skdvl.semivalues import Semivalue, size_weights
@@ -84,7 +89,7 @@ class Regression(AdaptiveScheme, name="regression"):
         table = DrawTable.of(self, game, log)
         values = known_part(self, game, target, log)
         if not len(table.sizes):
-            return Estimate(values, np.full(game.n_players, 0.0 if game.n_players < 2 else np.nan))
+            return estimate_without_draws(values, target, log)
 
         def parts() -> Iterator[NDArray[np.bool_]]:
             step = max(1, _MAX_NUMBERS // game.n_players)

@@ -16,6 +16,7 @@ from skdvl.semivalues import Semivalue, size_weights
 
 __all__ = [
     "estimate_by_reuse",
+    "estimate_without_draws",
     "interval_caveat",
     "known_part",
     "read_out",
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 _MIN_EVALS_FOR_INTERVALS = 4  # per player
-_MAX_FLOATS = 2**21  # of draws turned into floats at a time
+_MAX_FLOATS = 2**18  # of draws turned into floats at a time: they stay in the processor's cache
 _NEGLIGIBLE = 1e-15
 
 Floats = NDArray[np.float64]
@@ -56,8 +57,7 @@ def estimate_by_reuse(
     table = DrawTable.of(scheme, game, log)
     values = known_part(scheme, game, target, log)
     if not len(table.sizes):
-        is_known = table.is_known[1:-1].all()
-        return Estimate(values, np.full(game.n_players, 0.0 if is_known else np.nan))
+        return estimate_without_draws(values, target, log)
     residuals = table.utilities
     if has_baseline:
         curves = table.curves()
@@ -79,6 +79,14 @@ def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: Evalu
         if chunk.half < 0 and chunk.law is not None and is_known[chunk.law > 0].all():
             values += enumerated_sums(game, m, a, coalitions, utilities)
     return values
+
+
+def estimate_without_draws(values: Floats, target: Semivalue, log: EvaluationLog) -> Estimate:
+    """Return what is known before anything was drawn: exact if that is all that matters."""
+    m, a = size_weights(target.size_distribution(log.n_players))
+    matters = (m[1:-1] != 0) | (a[1:-1] != 0)
+    is_exact = enumerated_sizes(log)[1:-1][matters].all()
+    return Estimate(values, np.full(log.n_players, 0.0 if is_exact else np.nan))
 
 
 def interval_caveat(log: EvaluationLog) -> str | None:
@@ -107,6 +115,7 @@ def read_out(
     Returns
     -------
     sums, variances : ndarray of shape (n_players,)
+        The variances are NaN where a draw is alone in its stratum: it shows no spread.
     """
     m, a = size_weights(target.size_distribution(log.n_players))
     scale = residuals * table.weights()
@@ -119,8 +128,8 @@ def read_out(
         inside = inside[0::2] - inside[1::2]
         strata = table.of_firsts().strata()
     n_of_stratum = np.bincount(strata).astype(np.float64)
-    # a draw that is alone shows no spread: the errors are not known
-    correction = np.where(n_of_stratum > 1, n_of_stratum / np.maximum(n_of_stratum - 1, 1), np.nan)
+    is_alone = n_of_stratum[strata] == 1
+    correction = n_of_stratum / np.maximum(n_of_stratum - 1, 1)
     per_draw = correction[strata]
     leverage = per_draw * (inside + 2 * outside)
     sums = np.repeat(np.bincount(strata, weights=outside)[:, np.newaxis], log.n_players, axis=1)
@@ -136,12 +145,15 @@ def read_out(
             mine = np.arange(start, start + len(part))
             order = np.argsort(strata[mine], kind="stable")
             mine = mine[order]
-            added = part[order].astype(np.float64) * inside[mine, np.newaxis]
+            added = part[order].astype(np.float64)
+            added *= inside[mine, np.newaxis]
             present, borders = np.unique(strata[mine], return_index=True)
             sums[present] += np.add.reduceat(added, borders, axis=0)
             squares += leverage[mine] @ added
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2
+    if (table.weights()[::n_rows][is_alone] > 0).any():
+        variances[:] = np.nan
     return sums.sum(axis=0), np.maximum(variances, 0.0)
 
 

@@ -15,6 +15,7 @@ from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, enumerated_sizes
 from skdvl.sampling.enumeration import enumerated_coalitions
 from skdvl.sampling.laws import LAWS, Law, adapted_law, prior_law
 from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.sampling.members import draw_members
 from skdvl.sampling.reuse import reuse_efficiency
 from skdvl.semivalues import Semivalue
 
@@ -174,13 +175,3 @@ def draw_coalitions(
     largest = np.flatnonzero(law)[-1]
     sizes = np.minimum(np.searchsorted(reached, points, side="right"), largest)
     return draw_members(n_players, sizes, rng)
-
-
-def draw_members(
-    n_players: int, sizes: NDArray[np.intp], rng: np.random.Generator
-) -> NDArray[np.bool_]:
-    """Draw uniform random coalitions of given sizes, at least 1."""
-    # the players with the lowest of random numbers: sorting takes a third of a shuffle's time
-    numbers = rng.random((len(sizes), n_players))
-    limits = np.sort(numbers, axis=1)[np.arange(len(sizes)), sizes - 1]
-    return numbers <= limits[:, np.newaxis]

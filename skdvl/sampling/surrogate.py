@@ -16,6 +16,7 @@ _N_BANDS = 5
 _SHARED = 0.2  # of the variance of a player's effect, what is common to all sizes
 _RIDGE = 2.0  # as if a third of the variance of a size's utilities were linear in membership
 _N_STEPS = 6
+_NEGLIGIBLE = 1e-12
 
 Floats = NDArray[np.float64]
 Parts = Callable[[], Iterator[NDArray[np.bool_]]]
@@ -82,7 +83,9 @@ def fit_surrogates(table: DrawTable, curves: Floats, parts: Parts) -> LinearSurr
     spread = table.spreads(curves)
     bands = _bands(table)
     system = _NormalEquations(table, bands, parts)
-    scaled = (table.utilities - curves[:, table.sizes]) / np.maximum(spread[:, table.sizes], 1e-300)
+    # utilities of a size that differ by rounding have a spread that must not be divided by
+    spread = np.where(spread > _NEGLIGIBLE * np.abs(table.utilities).max(), spread, 0.0)
+    scaled = _ratio(table.utilities - curves[:, table.sizes], spread[:, table.sizes])
     scaled *= table.may_know()
     shape = (n_blocks, bands.shape[1], n_sizes - 1)
     coefficients = np.zeros(shape)

@@ -12,7 +12,10 @@ from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import KNOWN_GAMES, ShoesGame
 
 TARGETS = [Shapley(), Banzhaf(), BetaShapley(4, 1), BetaShapley(1, 4), LOO(), DeltaShapley(1, 3)]
-UNBIASED = ("permutation", "antithetic", "stratified")
+UNBIASED = sorted(
+    name for name, cls in find_schemes().items() if not cls.is_exact and name != "tmc"
+)
+FIXED_LAWS = ("msr", "group_testing")  # their sizes do not follow the semivalue
 SMALL = [game for game in KNOWN_GAMES if game.n_players <= 12]
 LARGE = [game for game in KNOWN_GAMES if game.n_players > 12]
 
@@ -38,6 +41,16 @@ def assert_within_errors(result, exact):
     np.testing.assert_allclose(result.values[~known], exact[~known], atol=1e-9)
 
 
+def estimate_or_refuse(game, **options):
+    """Return the values, or None where the scheme is hopeless for the semivalue."""
+    try:
+        return skdvl.estimate_values(game, random_state=1, **options)
+    except ValueError as error:
+        if "tell little about" not in str(error):
+            raise
+        return None
+
+
 @pytest.mark.parametrize("method", UNBIASED)
 @pytest.mark.parametrize("target", TARGETS, ids=str)
 @pytest.mark.parametrize("game", SMALL, ids=str)
@@ -46,20 +59,32 @@ def test_sampled_values_of_small_games(game, target, method):
         warnings.simplefilter(
             "ignore", UserWarning
         )  # poor pairs say so, and are right all the same
-        found = skdvl.estimate_values(
-            game, semivalue=target, method=method, max_evals=4000, random_state=1
-        )
-    assert_within_errors(found, game.values(target))
+        found = estimate_or_refuse(game, semivalue=target, method=method, max_evals=4000)
+    if found is None:
+        assert method in FIXED_LAWS
+    elif method in FIXED_LAWS and game.n_players == 3:
+        # what a player adds may be certain given the size: errors are then of second order
+        np.testing.assert_allclose(found.values, game.values(target), atol=0.05)
+    else:
+        assert_within_errors(found, game.values(target))
 
 
 @pytest.mark.parametrize("method", UNBIASED)
 @pytest.mark.parametrize("game", LARGE, ids=name_of)
 def test_sampled_values_of_large_games(game, method):
     # marginal contributions of these games are so skewed that errors need a thousand orders
-    n_evals = 20_000 if method == "stratified" else 200_000
-    found = skdvl.estimate_values(game, method=method, max_evals=n_evals, random_state=2)
+    n_evals = 20_000 if method in ("stratified", "regression") else 200_000
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        found = estimate_or_refuse(game, method=method, max_evals=n_evals)
+    if found is None:
+        assert method in FIXED_LAWS
+        return
     assert_within_errors(found, game.values("shapley"))
-    assert found.values.sum() == pytest.approx(game.values("shapley").sum(), abs=1e-9)
+    if method != "owen":  # all others add up draw by draw
+        assert found.values.sum() == pytest.approx(
+            game.values("shapley").sum(), rel=1e-10, abs=1e-9
+        )
 
 
 @pytest.mark.parametrize("game", LARGE, ids=name_of)
@@ -67,10 +92,6 @@ def test_leave_one_out_of_large_games_is_exact(game):
     found = skdvl.estimate_values(game, semivalue="loo", method="exact")
     assert found.n_evals == game.n_players + 2
     np.testing.assert_allclose(found.values, game.values("loo"), atol=1e-12)
-
-
-def test_every_scheme_is_listed():
-    assert set(UNBIASED) <= set(find_schemes())
 
 
 def test_hopeless_pairs_are_refused():
