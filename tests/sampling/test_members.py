@@ -1,16 +1,33 @@
 """Coalitions of given sizes are drawn uniformly."""
 
+from copy import deepcopy
+
 import numpy as np
+import pytest
 from scipy import stats
 
-from skdvl.sampling.members import count_members, draw_members
+from skdvl.sampling.members import _lowest, _picked, count_members, draw_members
 
 
-def test_all_coalitions_of_a_size_are_equally_likely():
-    """The seed is fixed; another one fails with odds of 1 in 1000."""
-    rng = np.random.default_rng(0)
+class CoarseGenerator:
+    """Draws numbers that are often equal."""
+
+    def __init__(self):
+        self.rng = np.random.default_rng(1)
+
+    def integers(self, high, size, dtype):
+        return self.rng.integers(min(high, 16), size=size, dtype=dtype)
+
+
+@pytest.mark.parametrize("draw", [_lowest, _picked])
+@pytest.mark.parametrize(
+    "rng", [np.random.default_rng(0), CoarseGenerator()], ids=["fine", "coarse"]
+)
+def test_all_coalitions_of_a_size_are_equally_likely(draw, rng):
+    """With other seeds one in 250 runs would fail."""
+    rng = deepcopy(rng)
     for size, n_coalitions in ((1, 6), (2, 15), (3, 20), (4, 15), (5, 6)):
-        drawn = draw_members(6, np.full(60_000, size), rng)
+        drawn = draw(6, np.full(60_000, size), rng)
         _, counts = np.unique(drawn @ (1 << np.arange(6)), return_counts=True)
         assert len(counts) == n_coalitions
         assert stats.chisquare(counts).pvalue > 0.0002
