@@ -6,6 +6,7 @@ callable, 1 µs amortised for a utility that works in batches, 2 µs for a key a
 per MB for a fingerprint.
 """
 
+import resource
 import tempfile
 import time
 import warnings
@@ -13,16 +14,18 @@ import warnings
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from sklearn.datasets import load_breast_cancer
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.naive_bayes import GaussianNB
 
-from skdvl import estimate_values
+from skdvl import ShapleyValuator, estimate_values
 from skdvl.caching import MemoryCache
-from skdvl.testing import AirportGame
+from skdvl.testing import AdditiveGame, AirportGame
 from skdvl.utilities import Utility
 from skdvl.utilities.cached import CachedUtility
 from skdvl.utilities.fingerprint import fingerprint
 
-METHODS = ("permutation", "antithetic", "tmc", "stratified")
+METHODS = ("permutation", "antithetic", "tmc", "stratified", "regression")
 
 
 def nothing(players):
@@ -73,6 +76,25 @@ def bench_evaluations():
             micros = [per_evaluation(utility, method=method, **options) for method in METHODS]
             line = f"{name}, n={n_players}"
             print(f"{line:24}" + "".join(f"{value:13.2f}" for value in micros))
+
+
+def bench_scale():
+    """Many players of a trivial game, and many subsets of an engine."""
+    X, y = load_breast_cancer(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(y))
+    X, y = X[order], y[order]
+    valuator = ShapleyValuator(GaussianNB(), method="stratified", max_evals=5000, random_state=0)
+    spent = seconds(lambda: valuator.fit(X[:200], y[:200], X_val=X[200:400], y_val=y[200:400]))
+    print(f"\n{'s for 5000 subsets of 200 rows, GaussianNB':50}{spent:8.2f}")
+    spent = seconds(
+        lambda: estimate_values(
+            AdditiveGame(10_000), method="stratified", max_evals=200_000, random_state=0
+        ),
+        n_runs=1,
+    )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(f"{'s for 200 000 evaluations of 10 000 players':50}{spent:8.2f}")
+    print(f"{'MB at most':50}{peak:8.0f}")
 
 
 def bench_saving():
@@ -130,6 +152,7 @@ def bench_fingerprints():
 
 if __name__ == "__main__":
     bench_evaluations()
+    bench_scale()
     bench_saving()
     bench_keys()
     bench_fingerprints()
