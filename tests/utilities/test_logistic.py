@@ -133,6 +133,25 @@ def test_sets_of_one_class_are_refused_in_scikit_learns_words():
     assert by_prefix.n_refused == (fold.y == "ant").sum()
 
 
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_a_block_may_have_nothing_to_solve(n_classes):
+    fold = make_fold(n_classes)
+    engine = make_engine(make_pipeline(StandardScaler(), LogisticRegression()), fold)
+    refit = RefitUtility(engine.estimator, fold, engine.judge, engine.fallback)
+    sets = np.eye(fold.n_rows, dtype=bool)[:3]
+    assert_array_equal(engine(sets), refit(sets))
+
+
+def test_a_coalition_has_the_same_bits_in_any_company():
+    for fold in (make_fold(2), make_fold(2, d=60), make_fold(3), make_fold(4, d=30)):
+        engine = make_engine(LogisticRegression(), fold)
+        sets = some_sets(60, fold)
+        together = engine(sets)
+        some = np.random.default_rng(3).permutation(60)[:17]
+        assert_array_equal(engine(sets[some]), together[some])
+        assert_array_equal(engine(sets[[5]]), together[[5]])
+
+
 @pytest.mark.parametrize("fold", [make_fold(2), make_fold(3), make_fold(4, d=30)])
 def test_a_set_that_is_not_solved_is_refitted(fold, monkeypatch):
     monkeypatch.setattr(Slots, "max_age", 2)

@@ -41,9 +41,9 @@ class ConjugateSoftmaxSlots(SoftmaxSlots):
     )
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
+        self, tracks: Tracks, starts: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
-        super().__init__(tracks, start, Z, penalty, n_slots)
+        super().__init__(tracks, starts, Z, penalty, n_slots)
         n_slots, q = len(self.track), Z.shape[1]
         self.P = np.zeros((n_slots, q, q))
         self.drift = np.full(n_slots, np.inf)  # how far the objective fell since P was computed

@@ -153,30 +153,40 @@ class LogisticUtility(IncrementalUtility):
         return {key: value for key, value in self.__dict__.items() if key != "_problem"}
 
     @cached_property
-    def _full_optimum(self) -> Floats:
-        """The optimum of all rows, where coalitions are started from."""
-        everyone = np.ones((1, len(self.X)), dtype=bool)
-        optimum = self._solve(self._tracks_of_sets(everyone), None)[0, 0]
-        return optimum if np.isfinite(optimum).all() else np.zeros_like(optimum)
+    def _anchors(self) -> Floats:
+        """Optima of all rows, each at twice the penalty of the one before, by level.
+
+        A set of half the rows is about as much swayed by the penalty as all rows are by twice of
+        it; sets are started from there.
+        """
+        Z, _, penalty = self._problem
+        everyone = self._tracks_of_sets(np.ones((1, len(Z)), dtype=bool))
+        n_outputs = 1 if self.is_binary else self.n_classes
+        anchors = np.zeros((_level(1, len(Z)) + 1, n_outputs * Z.shape[1]))
+        last = anchors[:1]
+        for level, anchor in enumerate(anchors):
+            optimum = self._solve(everyone, last, penalty.times(2.0**level))[:, 0]
+            if np.isfinite(optimum).all():
+                anchor[:] = last = optimum
+        return anchors
 
     def _tracks_of_sets(self, rows: NDArray[np.bool_]) -> Tracks:
         return Tracks.of_sets(rows, self.fold.codes, self.n_classes, self.class_weight)
 
-    def _solve(self, tracks: Tracks, start: Floats | None) -> Floats:
+    def _solve(self, tracks: Tracks, starts: Floats, penalty: Penalty) -> Floats:
         """Return the optima, shape (n_tracks, n_steps, n_coefs), NaN where there is none."""
-        Z, _, penalty = self._problem
+        Z = self._problem.Z
         n_outputs = 1 if self.is_binary else self.n_classes
         n_coefs = n_outputs * Z.shape[1]
         solver: Callable[..., Slots] = BinarySlots
         if not self.is_binary:
             solver = NewtonSoftmaxSlots if n_coefs <= _MAX_DENSE else ConjugateSoftmaxSlots
         n_slots = max(4, min(64, _CELLS // (4 * n_outputs * len(Z))))
-        if start is None:
-            start = np.zeros(n_coefs)
-        return solver(tracks, start, Z, penalty, n_slots).solve()
+        return solver(tracks, starts, Z, penalty, n_slots).solve()
 
     def _predict(self, rows: NDArray[np.bool_], response: str) -> tuple[NDArray[Any], Errors]:
-        optima = self._solve(self._tracks_of_sets(rows), self._full_optimum)
+        starts = self._anchors[_level(rows.sum(axis=1), len(self.X))]
+        optima = self._solve(self._tracks_of_sets(rows), starts, self._problem.penalty)
         return self._predict_at(optima[:, 0], rows, response)
 
     def _score_prefixes(
@@ -192,7 +202,10 @@ class LogisticUtility(IncrementalUtility):
             tracks = Tracks(
                 positions, sizes[block], self.fold.codes, self.n_classes, self.class_weight
             )
-            optima = self._solve(tracks, None)
+            begun = np.minimum(tracks.first, sizes.shape[1] - 1)
+            first_sizes = tracks.sizes[np.arange(len(begun)), begun]
+            starts = self._anchors[_level(np.maximum(first_sizes, 1), len(self.X))]
+            optima = self._solve(tracks, starts, self._problem.penalty)
             for j in range(len(optima)):
                 at = start + j
                 scores[at], failed = self._score_track(tracks, j, optima[j])
@@ -259,6 +272,11 @@ class LogisticUtility(IncrementalUtility):
             return np.searchsorted(classes, model.predict(self.X_val))
         align = align_proba if response == "predict_proba" else align_decision
         return align(getattr(model, response)(self.X_val), model.classes_, classes)
+
+
+def _level(sizes: Any, n_rows: int) -> Any:
+    """Return how often, about, all rows are to be halved to leave sets of some size."""
+    return np.rint(np.log2(n_rows / np.asarray(sizes))).astype(np.intp)
 
 
 def _parts(estimator: Any) -> tuple[Any, Any]:

@@ -2,9 +2,9 @@
 
 Each set begins with the inverse Hessian P at its starting point, or the last set's P that was
 told of the one row that came in. A further step along P·gradient costs a tenth of a new inverse,
-and contracts by the share by which the Hessian has changed since; where that is slow, P is
-computed anew. The decrement g'Pg bounds the error: the penalty's part of it is the squared
-change of the coefficients.
+and contracts by the share by which the Hessian has changed since. What a step shows of that goes
+into P; where it is slow nevertheless, P is computed anew. The decrement g'Pg bounds the error:
+the penalty's part of it is the squared change of the coefficients.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from skdvl.utilities.incremental.penalties import Penalty
 __all__ = ["BinarySlots", "NewtonSlots"]
 
 _TOLERANCE = 1e-8
-_SLOW = 0.1  # the contraction from which on a new inverse is worth its cost
+_BOUND = 1e-7  # of the last step, where the next one would be below the tolerance
+_SLOW = 0.3  # the contraction from which on a new inverse is worth its cost
 
 
 class NewtonSlots(Slots):
@@ -49,8 +50,8 @@ class NewtonSlots(Slots):
         *("P", "stale", "length", "slope", "direction", "move", "decrement"),
     )
 
-    def __init__(self, tracks: Tracks, start: Floats, n_outputs: int, n_slots: int) -> None:
-        super().__init__(tracks, start, n_outputs, n_slots)
+    def __init__(self, tracks: Tracks, starts: Floats, n_outputs: int, n_slots: int) -> None:
+        super().__init__(tracks, starts, n_outputs, n_slots)
         n_slots, n_coefs = self.coefs.shape
         self.P = np.zeros((n_slots, n_coefs, n_coefs))
         self.stale = np.zeros(n_slots, dtype=bool)
@@ -83,6 +84,9 @@ class NewtonSlots(Slots):
         stale = (self.stale & ~overshot).nonzero()[0]
         if len(stale):
             self.P[stale] = self._invert_hessians(stale)
+        learns = (~(self.stale | overshot) & np.isfinite(self.slope)).nonzero()[0]
+        if len(learns):
+            self._learn(learns, gradient, rise)
         direction = np.matmul(self.P, gradient[:, :, np.newaxis])[:, :, 0]
         slope = np.einsum("ij,ij->i", direction, gradient)
         move = self._predict_linearly(direction)
@@ -98,9 +102,42 @@ class NewtonSlots(Slots):
         self.coefs -= step[:, np.newaxis] * direction
         self.predictor -= step[:, np.newaxis] * move
         self.direction, self.move, self.slope, self.length = direction, move, slope, length
-        self.stale = ~full_step | ~(slope <= _SLOW**2 * self.decrement)
+        contraction = slope / self.decrement  # 0 where no full step came before
+        self.stale = ~full_step | ~(contraction <= _SLOW**2)
         self.decrement = np.where(full_step, slope, np.inf)
-        return full_step & (slope <= _TOLERANCE**2 * self._size() + ROUNDING)
+        return full_step & self._is_close(slope, contraction)
+
+    def _is_close(self, decrement: Floats, contraction: Floats) -> NDArray[np.bool_]:
+        """Tell where the error that is left after a step is below the tolerance.
+
+        A first step has to be that short itself. Where the contraction is known, it tells the
+        next step's decrement, and the step just taken keeps to the looser bound.
+        """
+        size = self._size()
+        is_first = contraction == 0
+        bound = np.where(is_first, _TOLERANCE, _BOUND) ** 2 * size
+        expected = decrement * np.where(is_first, 1, np.minimum(4 * contraction, 1))
+        close = (decrement <= bound) & (expected <= _TOLERANCE**2 * size)
+        return close | (decrement <= ROUNDING)
+
+    def _learn(self, slots: NDArray[np.intp], gradient: Floats, rise: Floats) -> None:
+        """Update inverse Hessians by the curvature that was found along the last step.
+
+        It is the formula of Broyden, Fletcher, Goldfarb and Shanno, P + d·b' + b·d' for the last
+        direction d = P·(last gradient). The curvature along d is d'(last gradient - gradient).
+        """
+        last, slope, rise = self.direction[slots], self.slope[slots], rise[slots]
+        curvature = rise + slope
+        good = curvature > 0.1 * slope  # else rounding errors speak
+        slots, last, rise = slots[good], last[good], rise[good]
+        slope, curvature, gradient = slope[good], curvature[good], gradient[slots]
+        P = self.P[slots]
+        along = np.matmul(P, gradient[:, :, np.newaxis])[:, :, 0]
+        change = np.einsum("ij,ij->i", along, gradient) + 2 * rise + slope
+        b = along - last + (0.5 + 0.5 * change / curvature)[:, np.newaxis] * last
+        b /= curvature[:, np.newaxis]
+        P += np.matmul(np.stack([last, b], axis=2), np.stack([b, last], axis=1))
+        self.P[slots] = P
 
 
 class BinarySlots(NewtonSlots):
@@ -113,7 +150,7 @@ class BinarySlots(NewtonSlots):
     Parameters
     ----------
     tracks : Tracks
-    start : ndarray of shape (q,)
+    starts : ndarray of shape (n_tracks, q)
     Z : ndarray of shape (n_rows, q)
         The rows, with a column of ones for the intercept.
     penalty : Penalty
@@ -123,9 +160,9 @@ class BinarySlots(NewtonSlots):
     per_slot = (*NewtonSlots.per_slot, "proba", "penalties")
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
+        self, tracks: Tracks, starts: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
-        super().__init__(tracks, start, 1, n_slots)
+        super().__init__(tracks, starts, 1, n_slots)
         self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
         self.penalty = penalty
         self.targets = tracks.codes.astype(np.float64)

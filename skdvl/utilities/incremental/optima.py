@@ -194,8 +194,8 @@ class Slots(ABC):
     Parameters
     ----------
     tracks : Tracks
-    start : ndarray of shape (n_coefs,)
-        Where a track's first set is started from.
+    starts : ndarray of shape (n_tracks, n_coefs)
+        Where the tracks' first sets are started from.
     n_outputs : int
         Linear predictors per row: 1, or one per class.
     n_slots : int
@@ -213,24 +213,25 @@ class Slots(ABC):
     per_slot: tuple[str, ...] = ("track", "at_step", "age", "weights", "coefs", "predictor")
     max_age = 300
 
-    def __init__(self, tracks: Tracks, start: Floats, n_outputs: int, n_slots: int) -> None:
+    def __init__(self, tracks: Tracks, starts: Floats, n_outputs: int, n_slots: int) -> None:
         n_tracks, n_rows = tracks.positions.shape
         n_steps = tracks.sizes.shape[1]
         self.tracks = tracks
-        self.start = start
-        self.found = np.full((n_tracks, n_steps, len(start)), np.nan)
+        self.starts = starts
+        self.found = np.full((n_tracks, n_steps, starts.shape[1]), np.nan)
         self._waiting = np.flatnonzero(tracks.first < n_steps)
         n_slots = min(n_slots, len(self._waiting))
         self.track = np.zeros(n_slots, dtype=np.intp)
         self.at_step = np.zeros(n_slots, dtype=np.intp)
         self.age = np.zeros(n_slots, dtype=np.intp)
         self.weights = np.zeros((n_slots, n_rows))
-        self.coefs = np.zeros((n_slots, len(start)))
+        self.coefs = np.zeros((n_slots, starts.shape[1]))
         self.predictor = np.zeros((n_slots, n_outputs * n_rows))
 
     def solve(self) -> Floats:
         """Solve all sets and return the optima, see `found`."""
-        self._load(np.arange(len(self.track)))
+        if len(self.track):
+            self._load(np.arange(len(self.track)))
         while len(self.track):
             done = self._advance()
             self.age += 1
@@ -280,8 +281,8 @@ class Slots(ABC):
 
     def _restart(self, slots: NDArray[np.intp]) -> None:
         """Forget the coefficients."""
-        self.coefs[slots] = self.start
-        self.predictor[slots] = self._predict_linearly(self.start[np.newaxis])
+        self.coefs[slots] = self.starts[self.track[slots]]
+        self.predictor[slots] = self._predict_linearly(self.coefs[slots])
 
     def _load(self, slots: NDArray[np.intp]) -> None:
         """Turn to tracks that wait."""

@@ -31,6 +31,10 @@ class Penalty(ABC):
         ndarray of shape (n_sets, n_columns) or (1, n_columns)
         """
 
+    @abstractmethod
+    def times(self, factor: float) -> Penalty:
+        """Return penalties that are larger by a factor."""
+
 
 class FixedPenalty(Penalty):
     """The same penalties for all sets.
@@ -46,6 +50,10 @@ class FixedPenalty(Penalty):
     def of_sets(self, weights: Floats) -> Floats:
         """Return the penalties, whatever the sets, see `Penalty`."""
         return self.penalty[np.newaxis]
+
+    def times(self, factor: float) -> FixedPenalty:
+        """Return penalties that are larger by a factor."""
+        return FixedPenalty(factor * self.penalty)
 
 
 class ScaledPenalty(Penalty):
@@ -70,6 +78,10 @@ class ScaledPenalty(Penalty):
         self.squares = Z * Z
         self.centre, self.scale = centre, scale
         self.varies = np.ptp(Z, axis=0) > 0
+
+    def times(self, factor: float) -> ScaledPenalty:
+        """Return penalties that are larger by a factor."""
+        return ScaledPenalty(factor * self.penalty, self.Z, self.centre, self.scale)
 
     def of_sets(self, weights: Floats) -> Floats:
         """Return the penalties of sets, see `Penalty`."""

@@ -26,7 +26,7 @@ class SoftmaxSlots(Slots):
     Parameters
     ----------
     tracks : Tracks
-    start : ndarray of shape (n_classes * q,)
+    starts : ndarray of shape (n_tracks, n_classes * q)
     Z : ndarray of shape (n_rows, q)
         The rows, with a column of ones for the intercept.
     penalty : Penalty
@@ -47,9 +47,9 @@ class SoftmaxSlots(Slots):
     )
 
     def __init__(
-        self, tracks: Tracks, start: Floats, Z: Floats, penalty: Penalty, n_slots: int
+        self, tracks: Tracks, starts: Floats, Z: Floats, penalty: Penalty, n_slots: int
     ) -> None:
-        super().__init__(tracks, start, tracks.n_classes, n_slots)
+        super().__init__(tracks, starts, tracks.n_classes, n_slots)
         self.Z, self.Z_t = Z, np.ascontiguousarray(Z.T)
         self.penalty = penalty
         n_slots, n_classes, n_rows = len(self.track), tracks.n_classes, len(Z)
