@@ -3,7 +3,9 @@
 Run ``python tests/benchmarks/bench_engines.py [part of a name ...] [--scale]``. Each row is one
 model on real data; both doors and the loop evaluate the same coalitions, the prefixes of random
 orders, in alternation, with BLAS at one thread. The numbers are medians over the rounds, in
-microseconds per evaluation. With ``--scale`` the rows show how cost grows with rows and columns.
+microseconds per evaluation. With ``--scale`` the rows show how cost grows with rows and columns: on
+made data, five evaluations of the loop a round, at most 128 coalitions, sizes in steps of a
+hundredth beyond 1000 rows, and no further round for a model after four seconds.
 """
 
 import argparse
@@ -38,6 +40,7 @@ from skdvl.utilities.supervised import FallbackRule
 LDA, QDA = LinearDiscriminantAnalysis, QuadraticDiscriminantAnalysis
 N_ROUNDS = 7
 N_LOOPED = 25  # evaluations of the plain loop per round
+SCALED_SECONDS = 4  # for a row of ``--scale``; at least one round is measured
 
 
 def split(X, y, n_rows, n_val, classes):
@@ -100,6 +103,7 @@ class Row:
     floor: float | None = None
     scoring: Any = None
     n_orders: int = 20
+    is_scaled: bool = False
     seconds: dict[str, list[float]] = field(default_factory=dict)
 
 
@@ -177,7 +181,9 @@ def scaled_rows():
         for n_rows in (100, 1000, 5000):
             for d in (10, 100, 1000):
                 fold_of = partial(data, n_rows, d)
-                yield Row(f"{name}, n={n_rows}, d={d}", estimator, fold_of, n_orders=1)
+                yield Row(
+                    f"{name}, n={n_rows}, d={d}", estimator, fold_of, n_orders=1, is_scaled=True
+                )
 
 
 def timed(function):
@@ -197,9 +203,13 @@ def measure(row):
     n = fold.n_rows
     rng = np.random.default_rng(1)
     orders = np.stack([rng.permutation(n) for _ in range(row.n_orders)])
-    sizes = np.arange(1, n + 1) if n <= 1000 else np.arange(1, n + 1, 10)
+    sizes = np.arange(1, n + 1) if n <= 1000 else np.arange(1, n + 1, n // 100)
     coalitions = np.concatenate([prefix_coalitions(order, sizes) for order in orders])
-    looped = coalitions[rng.choice(len(coalitions), N_LOOPED)]
+    n_prefixes = len(coalitions)
+    if row.is_scaled:
+        coalitions = coalitions[rng.permutation(n_prefixes)[:128]]
+    n_looped = 5 if row.is_scaled else N_LOOPED
+    looped = coalitions[rng.choice(len(coalitions), n_looped)]
 
     def loop():
         for rows in looped:
@@ -214,16 +224,19 @@ def measure(row):
                 continue
 
     work = {
-        "loop": (loop, N_LOOPED),
-        "prefixes": (lambda: utility.prefixes(orders, sizes), len(coalitions)),
+        "loop": (loop, n_looped),
+        "prefixes": (lambda: utility.prefixes(orders, sizes), n_prefixes),
         "coalitions": (lambda: utility(coalitions), len(coalitions)),
     }
     if not utility.has_cheap_prefixes:
         del work["prefixes"]
     with quiet_warnings(), threadpool_limits(1):
+        start = time.perf_counter()
         for function, _ in work.values():
             function()
-        for _ in range(N_ROUNDS):
+        for j in range(N_ROUNDS):
+            if row.is_scaled and j and time.perf_counter() - start > SCALED_SECONDS:
+                break
             for door, (function, n_evals) in work.items():
                 row.seconds.setdefault(door, []).append(timed(function) / n_evals)
     return utility.engine, {door: 1e6 * np.median(s) for door, s in row.seconds.items()}
