@@ -36,6 +36,7 @@ __all__ = ["LogisticUtility"]
 _MAX_COLUMNS = 100  # beyond, an inverse Hessian costs as much as lbfgs
 _MAX_DENSE = 80  # coefficients of all classes up to which their Hessian is inverted
 _MAX_CONDITION = 1e11  # beyond, rounding errors show in the sixth digit
+_TRACK_STEPS = 25  # prefixes that are solved one after the other; a new start costs two of them
 _CELLS = 2**20  # numbers in a working array: 8 MB
 
 
@@ -199,28 +200,41 @@ class LogisticUtility(IncrementalUtility):
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
             positions = np.argsort(orders[block], axis=1)
-            tracks = Tracks(
-                positions, sizes[block], self.fold.codes, self.n_classes, self.class_weight
-            )
-            begun = np.minimum(tracks.first, sizes.shape[1] - 1)
-            first_sizes = tracks.sizes[np.arange(len(begun)), begun]
-            starts = self._anchors[_level(np.maximum(first_sizes, 1), len(self.X))]
-            optima = self._solve(tracks, starts, self._problem.penalty)
+            optima = self._solve_prefixes(positions, sizes[block])
             for j in range(len(optima)):
                 at = start + j
-                scores[at], failed = self._score_track(tracks, j, optima[j])
+                scores[at], failed = self._score_track(positions[j], sizes[at], optima[j])
                 errors.update({(at, k): error for k, error in failed.items()})
         return scores, errors
 
+    def _solve_prefixes(self, positions: NDArray[np.intp], sizes: NDArray[np.intp]) -> Floats:
+        """Return the optima of prefixes, each order in parts, so that few orders fill the slots."""
+        n_orders, n_sizes = sizes.shape
+        n_parts = max(1, n_sizes // _TRACK_STEPS)
+        length = -(-n_sizes // n_parts)
+        padded = np.pad(sizes, ((0, 0), (0, n_parts * length - n_sizes)), mode="edge")
+        tracks = Tracks(
+            np.repeat(positions, n_parts, axis=0),
+            padded.reshape(-1, length),
+            self.fold.codes,
+            self.n_classes,
+            self.class_weight,
+        )
+        begun = np.minimum(tracks.first, length - 1)
+        first_sizes = tracks.sizes[np.arange(len(begun)), begun]
+        starts = self._anchors[_level(np.maximum(first_sizes, 1), len(self.X))]
+        optima = self._solve(tracks, starts, self._problem.penalty)
+        return optima.reshape(n_orders, n_parts * length, -1)[:, :n_sizes]
+
     def _score_track(
-        self, tracks: Tracks, track: int, optima: Floats
+        self, positions: NDArray[np.intp], sizes: NDArray[np.intp], optima: Floats
     ) -> tuple[NDArray[np.float64], Errors]:
         scores = np.empty(len(optima))
         errors: Errors = {}
         together = max(1, _CELLS // (self.n_classes * len(self.X_val)))
         for start in range(0, len(optima), together):
-            steps = np.arange(start, min(start + together, len(optima)))
-            rows = tracks.members(np.full(len(steps), track), steps)
+            steps = slice(start, start + together)
+            rows = positions < sizes[steps, np.newaxis]
             predictions, failed = self._predict_at(optima[steps], rows, self.response)
             scores[steps] = self._judge(predictions, failed)
             errors.update({start + k: error for k, error in failed.items()})
