@@ -246,3 +246,9 @@ def test_many_columns_are_declined():
     fold = make_fold(2, d=101)
     judge = Judge(fold, None, own_score=False)
     assert "faster" in LogisticUtility.why_not(LogisticRegression(), fold, judge)
+
+
+def test_many_rows_of_many_columns_are_declined():
+    for fold in (make_fold(2, d=100, n=3001), make_fold(4, d=100, n=751)):
+        judge = Judge(fold, None, own_score=False)
+        assert "faster" in LogisticUtility.why_not(LogisticRegression(), fold, judge)

@@ -34,9 +34,10 @@ from skdvl.utilities.incremental.softmax import NewtonSoftmaxSlots
 __all__ = ["LogisticUtility"]
 
 _MAX_COLUMNS = 100  # beyond, an inverse Hessian costs as much as lbfgs
+_MAX_NUMBERS = 3 * 10**5  # rows times columns (times classes), likewise
 _MAX_DENSE = 80  # coefficients of all classes up to which their Hessian is inverted
 _MAX_CONDITION = 1e11  # beyond, rounding errors show in the sixth digit
-_TRACK_STEPS = 25  # prefixes that are solved one after the other; a new start costs two of them
+_TRACK_STEPS = 12  # prefixes that are solved one after the other; a new start costs two of them
 _CELLS = 2**20  # numbers in a working array: 8 MB
 
 
@@ -122,6 +123,9 @@ class LogisticUtility(IncrementalUtility):
         X = np.asarray(fold.X, dtype=np.float64)
         if X.shape[1] > _MAX_COLUMNS:
             return f"refitting is faster with more than {_MAX_COLUMNS} columns"
+        n_outputs = 1 if len(fold.classes) == 2 else len(fold.classes)
+        if X.size * n_outputs > _MAX_NUMBERS:
+            return "refitting is faster with so many rows, columns and classes"
         largest = 1.0 if isinstance(weights, str) else float(weights.max())
         if not _scales(scaler):
             largest *= float(np.max(_spread(X, model.fit_intercept)[1], initial=0) ** 2)
