@@ -1,22 +1,15 @@
 """Whole fits, on every way to run work: the same bits, one worker to a core, small tasks."""
 
-import threading
-import time
-import warnings
 
 import joblib
-import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 from sklearn.datasets import make_classification
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.model_selection import cross_val_score
 from sklearn.naive_bayes import GaussianNB
-from sklearn.pipeline import make_pipeline
 
-from skdvl import CleanedEstimator, ShapleyValuator
-from skdvl.parallel import TaskRunner
+from skdvl import ShapleyValuator
 
 X, Y = make_classification(60, 5, n_informative=3, random_state=0)
 # how many rows are valued, the budget, and a tolerance that is met before it is spent
