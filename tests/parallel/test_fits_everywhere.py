@@ -1,5 +1,4 @@
-"""Whole fits, on every way to run work: the same bits, one worker to a core, small tasks."""
-
+"""Whole fits, on every way to run work: the same bits."""
 
 import joblib
 import pytest
