@@ -18,7 +18,7 @@ from skdvl.testing import exact_values
 # Five players: the largest of 5 z-scores exceeds 4.5 by chance in one of 29 000 cases.
 MAX_Z = 4.5
 N_REPETITIONS = 40_000
-N_FEW = 1_000  # where the long version is marked full
+N_FEW = 2_000  # where the long version is marked full
 
 # Above twenty draws the five players' law is adapted and their small strata are enumerated.
 CASES = [
@@ -54,6 +54,10 @@ LONG_CASES = [
     (GroupTesting(), BetaShapley(4, 1), 25),
 ]
 
+# Where two sizes of ten coalitions are all that is left to draw, errors are 6 to 8 % too large, see
+# docs/decisions.md.
+OVERSTATED = (Stratified(), DeltaShapley(1, 3))
+
 
 def ratio_is_true(scheme, n_draws):
     """Whether there are the four evaluations per player from which intervals are claimed."""
@@ -78,8 +82,8 @@ def test_the_mean_of_many_estimates_is_the_value(
     )
     assert np.abs(bias / np.sqrt(squares / n_repetitions)).max() < MAX_Z
     if ratio_is_true(scheme, n_draws):
-        # the small game's errors may be too large, by 8 % where nearly all sizes are enumerated
-        assert 0.95 < np.sqrt(variances.sum() / squares.sum()) < 1.10
+        limit = 1.10 if (scheme, target) == OVERSTATED else 1.05
+        assert 0.95 < np.sqrt(variances.sum() / squares.sum()) < limit
 
 
 # (scheme, semivalue, draws, seeds): enough draws that the scheme claims intervals
