@@ -184,6 +184,13 @@ class Cache(ABC):
                 stacklevel=3,
             )
 
+    def mute(self) -> None:
+        """Leave warnings to where the cache comes from; for a copy that works for it elsewhere.
+
+        Processes of `multiprocessing` know that they are workers, those of Ray do not.
+        """
+        self._has_warned = True
+
     def close(self) -> None:  # noqa: B027 - most caches have nothing to release
         """Release connections; the next use opens them again."""
 
@@ -215,7 +222,8 @@ class Cache(ABC):
 
     def _arguments(self) -> dict[str, Any]:
         """Return the constructor arguments, which are attributes of the same names."""
-        names = list(inspect.signature(type(self)).parameters)
+        has_none = type(self).__init__ is object.__init__  # its signature takes anything
+        names = [] if has_none else list(inspect.signature(type(self)).parameters)
         missing = [name for name in names if not hasattr(self, name)]
         if missing:
             raise TypeError(

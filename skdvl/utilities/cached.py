@@ -154,6 +154,8 @@ class CachedUtility(Utility):
     def __setstate__(self, state: dict[str, object]) -> None:
         self.__dict__.update(state)
         self._hasher = self._make_hasher()
+        if not self.is_at_home:
+            self.cache.mute()
 
 
 def _this_process() -> tuple[str, int]:

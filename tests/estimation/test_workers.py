@@ -2,6 +2,9 @@
 
 import os
 import signal
+import socket
+import subprocess
+import sys
 import threading
 import warnings
 
@@ -12,11 +15,13 @@ from numpy.testing import assert_array_equal
 from sklearn.exceptions import ConvergenceWarning
 
 from skdvl import estimate_values
-from skdvl.caching import MemoryCache
+from skdvl.caching import Cache, CacheWarning, MemcachedCache, MemoryCache
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.parallel.pickling import cloudpickle
 from skdvl.semivalues import Shapley
 from skdvl.utilities import CallableUtility
+from skdvl.utilities.cached import CachedUtility
 
 METHODS = sorted(find_schemes())
 TOLERANCES = [None, 0.3]
@@ -147,13 +152,22 @@ def test_an_interrupted_run_goes_on_from_its_checkpoint(noisy_game, tmp_path, me
     assert n_needed <= len(game.evaluated()) < n_needed + 500
 
 
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
-def test_memory_travels_to_worker_processes_and_back(noisy_game, tmp_path, backend):
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "loky",
+        "multiprocessing",
+        pytest.param("dask", marks=pytest.mark.dask),
+        pytest.param("ray joblib", marks=pytest.mark.ray),
+        pytest.param("RayExecutor", marks=pytest.mark.ray),
+    ],
+)
+def test_memory_travels_to_worker_processes_and_back(noisy_game, tmp_path, open_backend, backend):
     game = noisy_game(8, log=tmp_path / "log")
     expected = estimate_values(noisy_game(8), method="exact")
     cache = MemoryCache()
     options = {"method": "exact", "cache": cache}
-    with joblib.parallel_config(backend=backend, n_jobs=2):
+    with open_backend(backend):
         first = estimate_values(game, **options)
         assert len(game.evaluated()) == 256
         second = estimate_values(game, **options)
@@ -167,6 +181,48 @@ def test_memory_travels_to_worker_processes_and_back(noisy_game, tmp_path, backe
     for result in (second, here):
         assert (result.cache_info.hits, result.cache_info.misses) == (256, 0)
         assert result.cache_info.sets == 0
+
+
+class OutOfOrder(Cache):
+    def get_many(self, keys):
+        raise OSError("out of order")
+
+    def set_many(self, items):
+        raise OSError("out of order")
+
+
+@pytest.mark.parametrize(
+    "backend", ["loky", "multiprocessing", pytest.param("RayExecutor", marks=pytest.mark.ray)]
+)
+def test_a_server_that_is_away_is_told_once(noisy_game, open_backend, backend):
+    expected = estimate_values(noisy_game(8), method="exact")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"  # bound, and nobody listens
+        cache = MemcachedCache([address])
+        with open_backend(backend), pytest.warns(CacheWarning) as told:
+            result = estimate_values(noisy_game(8), method="exact", cache=cache)
+    assert len(told) == 1
+    assert_array_equal(result.values, expected.values)
+    assert result.cache_info.errors > 0
+    assert result.cache_info.sets == 0
+
+
+def test_a_copy_elsewhere_leaves_warnings_to_where_it_comes_from(noisy_game):
+    """In a process that is no child of multiprocessing's, as those of Ray are."""
+    utility = CachedUtility(noisy_game(8), OutOfOrder())
+    full = np.ones((1, 8), dtype=bool)
+    code = "import pickle, sys; print(float(pickle.load(sys.stdin.buffer)([[True] * 8])[0]))"
+    elsewhere = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        input=cloudpickle.dumps(utility),
+        capture_output=True,
+        check=False,
+    )
+    assert elsewhere.stderr == b""
+    assert float(elsewhere.stdout) == noisy_game(8)(full)[0]
+    with pytest.warns(CacheWarning, match="out of order"):
+        utility(full)
 
 
 def test_statistics_of_two_fits_do_not_mix(noisy_game):
