@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from joblib.parallel import BACKENDS, register_parallel_backend
 
+import skdvl
 from skdvl.parallel import ExecutorBackend, RayExecutor, TaskRunner
 from skdvl.parallel import sharing as sharing_module
 from skdvl.parallel.grouping import Grouping
 from skdvl.parallel.pickling import cloudpickle
+from skdvl.utilities import Utility
 
 N_TASKS = 60
 
@@ -70,6 +72,31 @@ def test_a_task_is_small(backend, open_backend, data, task_sizes):
     # the data are 4 MB
     assert max(task_sizes) < 2000
     print(f"{backend}: {max(task_sizes)} bytes a task")
+
+
+class TwoOfManyRows(Utility):
+    """A game of 5000 rows that carries their data."""
+
+    evals_per_chunk = 2000
+
+    def __init__(self, X, y):
+        self.X, self.y = X, y
+        self.n_players = len(X)
+
+    def _evaluate(self, coalitions):
+        return coalitions[:, 0] * self.y[0] + coalitions[:, 1]
+
+
+@pytest.mark.parametrize("method", ["permutation", "stratified"])
+def test_the_tasks_of_a_valuation_are_small(data, task_sizes, method):
+    options = {"method": method, "max_evals": 30_000, "random_state": 0}
+    with joblib.parallel_config(backend="loky", n_jobs=2):
+        result = skdvl.estimate_values(TwoOfManyRows(**data), **options)
+    chunks = [entry.chunk for entry in result.games[0].log.entries]
+    assert len(task_sizes) == len(chunks) > 1
+    assert (len({chunk.half for chunk in chunks}) > 2) == (method == "stratified")  # adapted laws
+    assert max(task_sizes) < 2000
+    print(f"{method}: {max(task_sizes)} bytes a task")
 
 
 @pytest.mark.ray
