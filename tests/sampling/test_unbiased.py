@@ -54,8 +54,8 @@ LONG_CASES = [
     (GroupTesting(), BetaShapley(4, 1), 25),
 ]
 
-# Where two sizes of ten coalitions are all that is left to draw, errors are 6 to 8 % too large, see
-# docs/decisions.md.
+# A known fault: where two sizes of ten coalitions are all that is left to draw, standard errors are
+# 6 to 8 % too large, see docs/decisions.md.
 OVERSTATED = (Stratified(), DeltaShapley(1, 3))
 
 
@@ -82,8 +82,10 @@ def test_the_mean_of_many_estimates_is_the_value(
     )
     assert np.abs(bias / np.sqrt(squares / n_repetitions)).max() < MAX_Z
     if ratio_is_true(scheme, n_draws):
-        limit = 1.10 if (scheme, target) == OVERSTATED else 1.05
-        assert 0.95 < np.sqrt(variances.sum() / squares.sum()) < limit
+        ratio = np.sqrt(variances.sum() / squares.sum())
+        if (scheme, target) == OVERSTATED and 1.05 <= ratio < 1.10:
+            pytest.xfail(f"standard errors are {ratio:.3f} times the true ones")
+        assert 0.95 < ratio < 1.05
 
 
 # (scheme, semivalue, draws, seeds): enough draws that the scheme claims intervals
