@@ -202,7 +202,9 @@ def estimate_games(
         warning = check_pair(games, scheme, semivalue)
         if warning is not None:
             warnings.warn(warning, UserWarning, stacklevel=stacklevel)
-        shared = SharedWork(read, [game.game for game in games], scheme, entropy)
+        shared = SharedWork(
+            read, [game.game for game in games], scheme, [game.log.draws for game in games]
+        )
 
         def save() -> None:
             if file is not None:

@@ -6,6 +6,7 @@ from collections.abc import Generator, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +15,7 @@ from skdvl.caching import Cache, CacheInfo
 from skdvl.estimation.games import Task
 from skdvl.parallel import TaskRunner
 from skdvl.sampling.base import Game, SamplingScheme
+from skdvl.sampling.log import Draws
 from skdvl.utilities.base import Utility
 from skdvl.utilities.cached import CachedUtility
 from skdvl.utilities.record import EvaluationRecord, recording
@@ -30,20 +32,26 @@ class SharedWork:
     utilities : sequence of Utility
     games : sequence of Game
     scheme : SamplingScheme
-    entropy : int
+    draws : sequence of Draws
+        Those of the logs: what is drawn in this process for an evaluation is not drawn again
+        when values are read out.
     """
 
     utilities: Sequence[Utility]
     games: Sequence[Game]
     scheme: SamplingScheme
-    entropy: int
+    draws: Sequence[Draws]
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Let other processes keep no draws: they read no values out."""
+        return {**self.__dict__, "draws": [draws.not_kept() for draws in self.draws]}
 
 
 def evaluate_task(shared: SharedWork, task: Task) -> tuple[NDArray[np.float64], EvaluationRecord]:
     """Draw a task's coalitions and evaluate them."""
     game, utility = shared.games[task.fold], shared.utilities[task.fold]
     rows_per_draw = shared.scheme.rows_per_draw
-    draws = shared.scheme.draw(game.n_players, task.chunk, task.chunk.rng(shared.entropy))
+    draws = shared.draws[task.fold].of(shared.scheme, task.chunk)
     rows = slice(task.first * rows_per_draw, (task.first + task.n_draws) * rows_per_draw)
     with recording() as record:
         if not isinstance(utility, CachedUtility) or utility.is_at_home:

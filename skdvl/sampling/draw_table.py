@@ -68,9 +68,7 @@ class DrawTable:
         sizes, utilities = [np.empty(0, dtype=np.intp)], [np.empty(0)]
         blocks, is_pilot = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=bool)]
         expected = np.zeros((n_blocks, n_sizes))
-        for chunk, coalitions, found in log.replay(scheme):
-            if chunk.half < 0:
-                continue
+        for chunk, coalitions, found in log.replay(scheme, enumerated=False):
             assert chunk.law is not None
             block = np.arange(len(found)) // scheme.rows_per_draw % N_BLOCKS
             if is_adapted:

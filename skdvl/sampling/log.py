@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Chunk", "Drawer", "Entry", "EvaluationLog"]
+__all__ = ["Chunk", "Drawer", "Draws", "Entry", "EvaluationLog"]
 
 _MAX_KEPT_BYTES = 256 * 2**20
 
@@ -70,6 +70,46 @@ class Chunk:
         return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
 
 
+class Draws:
+    """The draws of a game's chunks: derived from their seeds, kept as bits while there is room.
+
+    Parameters
+    ----------
+    n_players : int
+    entropy : int
+        What all seeds derive from.
+    max_bytes : int
+        How much is kept. Orders never are: they would take 64 times the room.
+    """
+
+    def __init__(self, n_players: int, entropy: int, max_bytes: int = _MAX_KEPT_BYTES) -> None:
+        self.n_players = n_players
+        self.entropy = entropy
+        self.max_bytes = max_bytes
+        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept_bytes = 0
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave the kept draws behind: they may be 256 MB, and are drawn again."""
+        return {**self.__dict__, "_kept": {}, "_kept_bytes": 0}
+
+    def of(self, scheme: Drawer, chunk: Chunk) -> NDArray[np.generic]:
+        """Return all draws of a chunk."""
+        kept = self._kept.get(chunk.index)
+        if kept is not None:
+            return np.unpackbits(kept, axis=1, count=self.n_players).view(bool)
+        draws = scheme.draw(self.n_players, chunk, chunk.rng(self.entropy))
+        if draws.dtype == bool and self._kept_bytes < self.max_bytes:
+            packed = np.packbits(draws.view(np.bool_), axis=1)
+            self._kept[chunk.index] = packed
+            self._kept_bytes += packed.nbytes
+        return draws
+
+    def not_kept(self) -> Draws:
+        """Return the same draws for a process that asks for each once."""
+        return Draws(self.n_players, self.entropy, max_bytes=0)
+
+
 class Drawer(Protocol):
     """What derives the draws of a chunk from its seed: all that the log asks of a scheme."""
 
@@ -124,6 +164,8 @@ class EvaluationLog:
 
     Attributes
     ----------
+    draws : Draws
+        What the chunks in it drew.
     rounds : list of list of Entry
         Between two rounds a scheme may look at what came back; a round may be incomplete only if
         it is the last.
@@ -133,13 +175,8 @@ class EvaluationLog:
         self.entropy = entropy
         self.fold = fold
         self.n_players = n_players
+        self.draws = Draws(n_players, entropy)
         self.rounds: list[list[Entry]] = []
-        self._kept: dict[int, NDArray[np.uint8]] = {}
-        self._kept_bytes = 0
-
-    def __getstate__(self) -> dict[str, Any]:
-        """Leave the kept draws behind: they may be 256 MB, and are drawn again."""
-        return {**self.__dict__, "_kept": {}, "_kept_bytes": 0}
 
     def begin_round(self, chunks: Sequence[Chunk]) -> None:
         """Plan a round."""
@@ -154,7 +191,7 @@ class EvaluationLog:
 
     def of_half(self, half: int) -> EvaluationLog:
         """Return a log of the entries of one half, without later ones by adapted laws."""
-        part = EvaluationLog(self.entropy, self.fold, self.n_players)
+        part = self._without_entries()
         part.rounds = [[e for e in entries if e.chunk.half == half] for entries in self.rounds]
         return part
 
@@ -171,8 +208,7 @@ class EvaluationLog:
         n_rounds : int
             How many of the rounds are looked at.
         """
-        part = EvaluationLog(self.entropy, self.fold, self.n_players)
-        part._kept, part._kept_bytes = self._kept, self._kept_bytes  # the same draws
+        part = self._without_entries()
         n_sampled = 0
         for entries in self.rounds[:n_rounds]:
             part.rounds.append([])
@@ -184,6 +220,11 @@ class EvaluationLog:
                     chunk = replace(chunk, half=n_sampled % 2)
                     n_sampled += 1
                 part.rounds[-1].append(Entry(chunk, entry.n_done, entry.utilities))
+        return part
+
+    def _without_entries(self) -> EvaluationLog:
+        part = EvaluationLog(self.entropy, self.fold, self.n_players)
+        part.draws = self.draws
         return part
 
     @property
@@ -214,7 +255,7 @@ class EvaluationLog:
         return sum(entry.n_done for entry in self.entries)
 
     def replay(
-        self, scheme: Drawer
+        self, scheme: Drawer, enumerated: bool | None = None
     ) -> Iterator[tuple[Chunk, NDArray[np.generic], NDArray[np.float64]]]:
         """Yield each chunk with the draws that were evaluated and their utilities.
 
@@ -222,6 +263,8 @@ class EvaluationLog:
         ----------
         scheme : Drawer
             The one that the log was written by.
+        enumerated : bool or None, default=None
+            True for the enumerations beside random draws only, False for the draws only.
 
         Yields
         ------
@@ -230,16 +273,7 @@ class EvaluationLog:
         utilities : ndarray of shape (n_rows, ...)
         """
         for entry in self.entries:
-            draws = self._draw_again(scheme, entry.chunk)
+            if enumerated not in (None, entry.chunk.half < 0):
+                continue
+            draws = self.draws.of(scheme, entry.chunk)
             yield entry.chunk, draws[: len(entry.utilities)], entry.utilities
-
-    def _draw_again(self, scheme: Drawer, chunk: Chunk) -> NDArray[np.generic]:
-        kept = self._kept.get(chunk.index)
-        if kept is not None:
-            return np.unpackbits(kept, axis=1, count=self.n_players).view(bool)
-        draws = scheme.draw(self.n_players, chunk, chunk.rng(self.entropy))
-        if draws.dtype == bool and self._kept_bytes < _MAX_KEPT_BYTES:
-            packed = np.packbits(draws.view(np.bool_), axis=1)
-            self._kept[chunk.index] = packed
-            self._kept_bytes += packed.nbytes
-        return draws

@@ -93,10 +93,9 @@ class Regression(AdaptiveScheme, name="regression"):
 
         def parts() -> Iterator[NDArray[np.bool_]]:
             step = max(1, _MAX_NUMBERS // game.n_players)
-            for chunk, coalitions, _ in log.replay(self):
-                if chunk.half >= 0:
-                    for first in range(0, len(coalitions), step):
-                        yield coalitions[first : first + step].astype(bool, copy=False)
+            for _, coalitions, _ in log.replay(self, enumerated=False):
+                for first in range(0, len(coalitions), step):
+                    yield coalitions[first : first + step].astype(bool, copy=False)
 
         m, a = size_weights(target.size_distribution(game.n_players))
         curves, shares = table.curves(), table.shares()

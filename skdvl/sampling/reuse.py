@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy import sparse
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.draw_table import DrawTable, enumerated_sizes
@@ -24,7 +25,7 @@ __all__ = [
 ]
 
 _MIN_EVALS_FOR_INTERVALS = 4  # per player
-_MAX_FLOATS = 2**18  # of draws turned into floats at a time: they stay in the processor's cache
+_MAX_FLOATS = 2**16  # of draws turned into floats at a time: they stay in the processor's cache
 _NEGLIGIBLE = 1e-15
 
 Floats = NDArray[np.float64]
@@ -75,8 +76,9 @@ def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: Evalu
     is_known = enumerated_sizes(log)
     if not is_known.any():
         return values
-    for chunk, coalitions, utilities in log.replay(scheme):
-        if chunk.half < 0 and chunk.law is not None and is_known[chunk.law > 0].all():
+    for chunk, coalitions, utilities in log.replay(scheme, enumerated=True):
+        assert chunk.law is not None
+        if is_known[chunk.law > 0].all():
             values += enumerated_sums(game, m, a, coalitions, utilities)
     return values
 
@@ -134,22 +136,20 @@ def read_out(
     leverage = per_draw * (inside + 2 * outside)
     sums = np.repeat(np.bincount(strata, weights=outside)[:, np.newaxis], log.n_players, axis=1)
     squares = np.full(log.n_players, np.sum(per_draw * outside**2))
+    step = max(1, _MAX_FLOATS // log.n_players)
+    floats = np.empty((step, log.n_players))  # once: fresh memory costs as much as the sums
     start = 0
-    for chunk, coalitions, _ in log.replay(scheme):
-        if chunk.half < 0:
-            continue
+    for _, coalitions, _ in log.replay(scheme, enumerated=False):
         firsts = coalitions[::n_rows]
-        step = max(1, _MAX_FLOATS // log.n_players)
         for first in range(0, len(firsts), step):
-            part = firsts[first : first + step]
-            mine = np.arange(start, start + len(part))
-            order = np.argsort(strata[mine], kind="stable")
-            mine = mine[order]
-            added = part[order].astype(np.float64)
-            added *= inside[mine, np.newaxis]
-            present, borders = np.unique(strata[mine], return_index=True)
-            sums[present] += np.add.reduceat(added, borders, axis=0)
-            squares += leverage[mine] @ added
+            part = floats[: len(firsts) - first]
+            part[:] = firsts[first : first + step]
+            mine = slice(start, start + len(part))
+            by_stratum = sparse.csc_array(
+                (inside[mine], strata[mine], np.arange(len(part) + 1)), (len(sums), len(part))
+            )
+            sums += by_stratum @ part
+            squares += (leverage[mine] * inside[mine]) @ part
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2
     if (table.weights()[::n_rows][is_alone] > 0).any():

@@ -18,6 +18,13 @@ class CoarseGenerator:
     def integers(self, high, size, dtype):
         return self.rng.integers(min(high, 16), size=size, dtype=dtype)
 
+    @property
+    def bit_generator(self):
+        return self
+
+    def random_raw(self, size):
+        return self.rng.integers(16, size=2 * size, dtype=np.uint32).view(np.uint64)
+
 
 @pytest.mark.parametrize("draw", [_lowest, _picked])
 @pytest.mark.parametrize(
