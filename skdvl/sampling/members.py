@@ -49,7 +49,7 @@ def _lowest(n_players: int, sizes: NDArray[np.intp], rng: np.random.Generator) -
         ascending = np.sort(numbers, axis=1)
         rows = np.arange(len(wanted))
         limits = ascending[rows, np.maximum(wanted, 1) - 1]
-        is_part = (0 < wanted) & (wanted < n_players)
+        is_part = (wanted > 0) & (wanted < n_players)
         is_tied[first : first + step] = is_part & (limits == ascending[rows, wanted % n_players])
         np.less_equal(numbers, limits[:, np.newaxis], out=members[first : first + step])
     members[sizes == 0] = False
