@@ -19,7 +19,7 @@ from skdvl.estimation.budget import check_budget, split_budget
 from skdvl.estimation.checkpoint import Checkpoint, StoredRun
 from skdvl.estimation.evaluation import Evaluator, SharedWork, traffic_since
 from skdvl.estimation.games import GameInPlay, open_game
-from skdvl.estimation.result import ValuationResult, check_pair, is_exact
+from skdvl.estimation.result import ValuationResult, check_pair
 from skdvl.estimation.rounds import estimate_all, play_rounds
 from skdvl.estimation.scheme_choice import choose_scheme
 from skdvl.estimation.stopping import StoppingRule, check_rule
@@ -220,7 +220,7 @@ def estimate_games(
         estimate = estimate_all(games, scheme, semivalue, n_players)
     for game in games:
         game.settle()
-    converged = has_converged or is_exact(games, scheme)
+    converged = has_converged or estimate.is_exact
     if rule is not None and not (met or converged or rule.is_limit):
         warnings.warn(
             f"The values did not reach tol={tol!r} within {total} evaluations. Increase "

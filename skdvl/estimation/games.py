@@ -186,4 +186,6 @@ def combine(
     known = plays & (spread > 0)
     freedom = float(np.min(variances[known] ** 2 / spread[known])) if known.any() else np.inf
     caveats = [e.interval_caveat for e in estimates if e.interval_caveat is not None]
-    return Estimate(values, np.sqrt(variances), freedom, caveats[0] if caveats else None)
+    is_exact = all(estimate.is_exact for estimate in estimates)
+    caveat = caveats[0] if caveats else None
+    return Estimate(values, np.sqrt(variances), freedom, caveat, is_exact)

@@ -22,7 +22,7 @@ from skdvl.utilities.record import EvaluationRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ValuationResult", "check_pair", "intervals", "is_exact", "revalued", "value_frame"]
+__all__ = ["ValuationResult", "check_pair", "intervals", "revalued", "value_frame"]
 
 
 def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
@@ -168,8 +168,8 @@ def revalued(
     if warning is not None:
         warnings.warn(warning, UserWarning, stacklevel=stacklevel)
     estimate = estimate_all(result.games, result.scheme, target, len(result.values))
-    converged = is_exact(result.games, result.scheme)  # a rule was met for another semivalue
-    return replace(result, estimate=estimate, converged=converged, semivalue=target)
+    # if a rule was met, it was for another semivalue
+    return replace(result, estimate=estimate, converged=estimate.is_exact, semivalue=target)
 
 
 def check_pair(
@@ -188,15 +188,6 @@ def check_pair(
             efficiency = scheme.efficiency(game.game.n_players, target, chunks)
             warning = warning or check_efficiency(efficiency, scheme.name, target)
     return warning
-
-
-def is_exact(games: Sequence[GameInPlay], scheme: SamplingScheme) -> bool:
-    """Tell whether the values of all games are free of sampling error."""
-    return all(
-        game.game.n_players < 2
-        or (scheme.is_exact and bool(game.log.rounds) and game.log.is_round_complete)
-        for game in games
-    )
 
 
 def value_frame(

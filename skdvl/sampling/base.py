@@ -69,12 +69,16 @@ class Estimate:
         Of Student's t for intervals; infinite where the normal distribution holds.
     interval_caveat : str or None
         Why intervals of these errors should not be trusted, None if they can be.
+    is_exact : bool
+        Whether the values are known to be free of sampling error. Errors of 0 do not tell: draws
+        may look alike by accident.
     """
 
     values: NDArray[np.float64]
     standard_errors: NDArray[np.float64]
     degrees_of_freedom: float = math.inf
     interval_caveat: str | None = None
+    is_exact: bool = False
 
 
 class SamplingScheme(ABC):

@@ -107,7 +107,8 @@ class Exact(SamplingScheme, name="exact"):
         # A null player's sum leaves a rounding error, and values < 0 would select it.
         scale = max(abs(game.full), abs(game.empty), np.abs(values).max())
         values[np.abs(values) < 4 * game.n_players * np.finfo(np.float64).eps * scale] = 0.0
-        return Estimate(values, np.zeros(game.n_players))
+        is_exact = log.is_round_complete and bool(log.rounds or not np.any(a))
+        return Estimate(values, np.zeros(game.n_players), is_exact=is_exact)
 
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return 1 if all sizes that matter are enumerated, else 0."""

@@ -51,7 +51,7 @@ class MarginalScheme(SamplingScheme):
     def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
         """Average the weighted marginal contributions; errors from the spread over draws."""
         if game.n_players < 2:
-            return Estimate(np.full(1, game.full - game.empty), np.zeros(1))
+            return Estimate(np.full(1, game.full - game.empty), np.zeros(1), is_exact=True)
         moments = RunningMoments(game.n_players)
         for _, draws, utilities in log.replay(self):
             joined = self.marginals(draws, utilities, game, target)

@@ -13,6 +13,7 @@ from skdvl.sampling.base import Estimate, Game
 from skdvl.sampling.draw_table import DrawTable
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.reuse import (
+    all_is_enumerated,
     estimate_without_draws,
     interval_caveat,
     known_part,
@@ -103,4 +104,6 @@ class Regression(AdaptiveScheme, name="regression"):
         values += np.sum(m * shares * curves) + surrogate.covariances(shares, a)
         residuals = table.utilities - curves[table.blocks, table.sizes] - surrogate.predictions
         sums, variances = read_out(self, target, log, table, residuals)
-        return Estimate(values + sums, np.sqrt(variances), math.inf, interval_caveat(log))
+        is_exact = all_is_enumerated(target, log)
+        caveat = None if is_exact else interval_caveat(log)
+        return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)

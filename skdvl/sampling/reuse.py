@@ -16,6 +16,7 @@ from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.semivalues import Semivalue, size_weights
 
 __all__ = [
+    "all_is_enumerated",
     "estimate_by_reuse",
     "estimate_without_draws",
     "interval_caveat",
@@ -66,7 +67,9 @@ def estimate_by_reuse(
         m, _ = size_weights(target.size_distribution(game.n_players))
         values += np.sum(m * table.shares() * curves)
     sums, variances = read_out(scheme, target, log, table, residuals)
-    return Estimate(values + sums, np.sqrt(variances), math.inf, interval_caveat(log))
+    is_exact = all_is_enumerated(target, log)
+    caveat = None if is_exact else interval_caveat(log)
+    return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)
 
 
 def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: EvaluationLog) -> Floats:
@@ -85,10 +88,16 @@ def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: Evalu
 
 def estimate_without_draws(values: Floats, target: Semivalue, log: EvaluationLog) -> Estimate:
     """Return what is known before anything was drawn: exact if that is all that matters."""
+    is_exact = all_is_enumerated(target, log)
+    errors = np.full(log.n_players, 0.0 if is_exact else np.nan)
+    return Estimate(values, errors, is_exact=is_exact)
+
+
+def all_is_enumerated(target: Semivalue, log: EvaluationLog) -> bool:
+    """Tell whether all coalitions on which a semivalue depends were evaluated."""
     m, a = size_weights(target.size_distribution(log.n_players))
     matters = (m[1:-1] != 0) | (a[1:-1] != 0)
-    is_exact = enumerated_sizes(log)[1:-1][matters].all()
-    return Estimate(values, np.full(log.n_players, 0.0 if is_exact else np.nan))
+    return bool(enumerated_sizes(log)[1:-1][matters].all())
 
 
 def interval_caveat(log: EvaluationLog) -> str | None:
@@ -148,7 +157,7 @@ def read_out(
             by_stratum = sparse.csc_array(
                 (inside[mine], strata[mine], np.arange(len(part) + 1)), (len(sums), len(part))
             )
-            sums += by_stratum @ part
+            sums += np.asarray(by_stratum @ part)
             squares += (leverage[mine] * inside[mine]) @ part
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2

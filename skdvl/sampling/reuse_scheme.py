@@ -81,8 +81,9 @@ class AdaptiveScheme(ReuseScheme):
         n_draws = next_draws(self, log)
         law = self.law_of_sizes(game.n_players, target)
         done = enumerated_sizes(log, planned=True)
-        # pairs are not enumerated: half of them would not be of the sizes that are due
-        due = few_coalitions(law * (log.n_draws + n_draws) * (self.rows_per_draw == 1)) & ~done
+        due = np.zeros_like(done)
+        if self.rows_per_draw == 1:  # half of all pairs would not be of the sizes that are due
+            due = sizes_to_enumerate(law, log.n_draws, n_draws, done)
         chunks = enumerate_sizes(game, log, due)
         halves = (0, 1)
         laws = (law, law)
@@ -112,13 +113,26 @@ def next_draws(scheme: SamplingScheme, log: EvaluationLog) -> int:
     return next_total(log.n_draws, _FIRST_ROUND * log.n_players // n_rows) - log.n_draws
 
 
-def few_coalitions(expected: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Return of which sizes there are no more coalitions than draws expected."""
-    n_players = len(expected) - 1
-    few = np.zeros(n_players + 1, dtype=bool)
-    for k in np.flatnonzero(expected >= n_players):
-        few[k] = math.comb(n_players, int(k)) <= expected[k]
-    return few
+def sizes_to_enumerate(
+    law: Law, n_before: int, n_draws: int, done: NDArray[np.bool_]
+) -> NDArray[np.bool_]:
+    """Return which more sizes have no more coalitions than draws are expected of them.
+
+    Draws that an enumerated size does not need go to the others, of which some may then be due.
+    """
+    n_players = len(law) - 1
+    due = np.zeros_like(done)
+    while True:
+        rest = np.where(done | due, 0.0, law)
+        if not rest.any():
+            return due
+        expected = rest * n_before + rest / rest.sum() * n_draws
+        more = np.zeros_like(due)
+        for k in np.flatnonzero(expected >= n_players):
+            more[k] = math.comb(n_players, int(k)) <= expected[k]
+        if not more.any():
+            return due
+        due |= more
 
 
 def enumerate_sizes(game: Game, log: EvaluationLog, sizes: NDArray[np.bool_]) -> list[Chunk]:

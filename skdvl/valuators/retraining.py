@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
+from dataclasses import replace
 from numbers import Integral, Real
 from typing import Any, ClassVar
 
@@ -335,11 +336,10 @@ def _spread(estimate: Estimate, players: Players) -> Estimate:
     if players.labels is None:
         return estimate
     sizes = np.bincount(players.of_row)[players.of_row]
-    return Estimate(
-        estimate.values[players.of_row] / sizes,
-        estimate.standard_errors[players.of_row] / sizes,
-        estimate.degrees_of_freedom,
-        estimate.interval_caveat,
+    return replace(
+        estimate,
+        values=estimate.values[players.of_row] / sizes,
+        standard_errors=estimate.standard_errors[players.of_row] / sizes,
     )
 
 

@@ -97,6 +97,11 @@ def repeat(scheme, utility, target, n_draws, exact, n_seeds):
 
 
 @pytest.fixture(scope="session")
+def table_games():
+    return TableGame
+
+
+@pytest.fixture(scope="session")
 def table_game():
     return TableGame(5)
 
