@@ -1,17 +1,25 @@
 """What a key costs, in batches, against what it saves: one refit of a LogisticRegression.
 
 pytest tests/benchmarks/bench_caching.py; divide the times of the caches by N_KEYS.
+
+With ``-s -k fit``: what a cold cache costs a whole fit, in processor time over that of a fit
+without one, in alternation.
 """
 
+import itertools
 import os
+import time
 
+import numpy as np
 import pytest
 from sklearn.datasets import make_classification
 from sklearn.linear_model import LogisticRegression
 
+from skdvl import ShapleyValuator
 from skdvl.caching import DiskCache, MemcachedCache, MemoryCache
 
 N_KEYS = 1000  # about a chunk of evaluations
+N_ROUNDS = 9
 
 
 @pytest.fixture(params=["memory", "disk", "memcached"])
@@ -57,3 +65,43 @@ def test_get_many_misses(benchmark, make_cache):
 def test_refit(benchmark):
     X, y = make_classification(n_samples=100, n_features=10, random_state=0)
     benchmark(LogisticRegression().fit, X, y)
+
+
+@pytest.fixture
+def make_cold_cache(request, tmp_path):
+    """Return caches of a kind, each of which is empty and has yet to open or connect."""
+    numbers = itertools.count()
+
+    def make(kind):
+        if kind == "memcached":
+            server = request.getfixturevalue("memcached_server")
+            return MemcachedCache(server.address, namespace=f"cold-{next(numbers)}")
+        return MemoryCache() if kind == "memory" else DiskCache(tmp_path / str(next(numbers)))
+
+    return make
+
+
+def test_a_fit_with_a_cold_cache(make_cold_cache):
+    X, y = make_classification(n_samples=100, n_features=10, random_state=0)
+    kinds = ["memory", "disk", "memcached"]
+
+    def seconds(cache):
+        valuator = ShapleyValuator(LogisticRegression(), engine="refit", random_state=0)
+        valuator.set_params(cache=cache)
+        started = time.process_time()
+        valuator.fit(X, y)
+        took = time.process_time() - started
+        if cache is not None:
+            assert valuator.cache_info_.sets > 0.9 * valuator.n_evals_
+            assert valuator.cache_info_.errors == 0
+            cache.close()
+        return took
+
+    seconds(None)
+    ratios = []
+    for _ in range(N_ROUNDS):
+        bare = seconds(None)
+        ratios.append([seconds(make_cold_cache(kind)) / bare for kind in kinds])
+    print()
+    for kind, of_kind in zip(kinds, np.transpose(ratios), strict=True):
+        print(f"{kind:10s} {np.median(of_kind):.3f} ({of_kind.min():.3f} to {of_kind.max():.3f})")
