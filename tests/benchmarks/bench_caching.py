@@ -19,7 +19,7 @@ from skdvl import ShapleyValuator
 from skdvl.caching import DiskCache, MemcachedCache, MemoryCache
 
 N_KEYS = 1000  # about a chunk of evaluations
-N_ROUNDS = 9
+N_ROUNDS = 7
 
 
 @pytest.fixture(params=["memory", "disk", "memcached"])
