@@ -21,6 +21,7 @@ from skdvl.selection.remembered import fit_remembered
 from skdvl.selection.support import KEEP_CONSTRAINTS, support_mask
 from skdvl.utilities.fold import take_rows
 from skdvl.valuators import DataValuator, ShapleyValuator
+from skdvl.valuators.valued_model import input_tags_of
 
 __all__ = ["CleanedEstimator"]
 
@@ -243,10 +244,10 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
             tags.classifier_tags.multi_label = False
         tags.target_tags.required = True
         tags.target_tags.positive_only = inner.target_tags.positive_only
+        fitted = input_tags_of(self.estimator)
         for name in ("sparse", "allow_nan", "categorical", "string"):
-            both = getattr(inner.input_tags, name) and getattr(valued, name)
-            setattr(tags.input_tags, name, both)
-        tags.input_tags.positive_only = inner.input_tags.positive_only or valued.positive_only
+            setattr(tags.input_tags, name, getattr(fitted, name) and getattr(valued, name))
+        tags.input_tags.positive_only = fitted.positive_only or valued.positive_only
         return tags
 
 

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 from skdvl.estimation.result import intervals, value_frame
 from skdvl.sampling.base import Estimate
 from skdvl.valuators.row_lookup import RowLookup
+from skdvl.valuators.valued_model import input_tags_of
 
 __all__ = ["DataValuator", "index_of", "naming_its_class", "refuse_missing"]
 
@@ -137,7 +138,7 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
     def _validate(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
         """Check X, or X and y, as the model that is valued takes them."""
         base = self._valued_estimator()
-        tags = get_tags(base if base is not None else self).input_tags
+        tags = get_tags(self).input_tags if base is None else input_tags_of(base)
         options: dict[str, Any] = {
             "accept_sparse": ("csr", "csc", "coo") if tags.sparse else False,
             "ensure_all_finite": "allow-nan" if tags.allow_nan else True,
@@ -192,7 +193,7 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
         tags = super().__sklearn_tags__()
         base = self._valued_estimator()
         if base is not None:
-            inner = get_tags(base).input_tags
+            inner = input_tags_of(base)
             for name in ("sparse", "allow_nan", "positive_only", "categorical", "string"):
                 setattr(tags.input_tags, name, getattr(inner, name))
         tags.target_tags.required = True
