@@ -199,7 +199,7 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
 
     def _delegate(self, method: str, X: Any, *args: Any, **params: Any) -> Any:
         check_is_fitted(self)
-        tags = get_tags(self).input_tags
+        tags = input_tags_of(self.estimator_)
         validate_data(
             self,
             X,
@@ -244,10 +244,10 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
             tags.classifier_tags.multi_label = False
         tags.target_tags.required = True
         tags.target_tags.positive_only = inner.target_tags.positive_only
-        fitted = input_tags_of(self.estimator)
         for name in ("sparse", "allow_nan", "categorical", "string"):
-            setattr(tags.input_tags, name, getattr(fitted, name) and getattr(valued, name))
-        tags.input_tags.positive_only = fitted.positive_only or valued.positive_only
+            both = getattr(inner.input_tags, name) and getattr(valued, name)
+            setattr(tags.input_tags, name, both)
+        tags.input_tags.positive_only = inner.input_tags.positive_only or valued.positive_only
         return tags
 
 

@@ -11,7 +11,6 @@ from sklearn.naive_bayes import GaussianNB
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 from sklearn.tree import DecisionTreeClassifier
-from sklearn.utils import get_tags
 
 from skdvl import CleanedEstimator, SampleSelector, ShapleyValuator
 
@@ -59,13 +58,6 @@ def test_filters_take_them_too(model, data):
     assert cleaned.predict(data).shape == (40,)
     selected, labels = SampleSelector(valuator_of(model), keep=0.8).fit_resample(data, Y)
     assert (len(selected), len(labels)) == (32, 32)
-
-
-def test_tags_say_so():
-    for composite in (valuator_of(IMPUTED), CleanedEstimator(IMPUTED)):
-        assert get_tags(composite).input_tags.allow_nan
-    for simple in (valuator_of(GaussianNB()), CleanedEstimator(GaussianNB())):
-        assert not get_tags(simple).input_tags.allow_nan
 
 
 def test_what_no_part_of_a_model_takes_it_refuses_itself():
