@@ -16,20 +16,26 @@ __all__ = [
     "check_kind",
     "check_score",
     "input_tags_of",
+    "is_composite",
     "with_integer_seeds",
 ]
 
 
 def input_tags_of(estimator: Any) -> Any:
-    """Return what X an estimator takes, by its tags.
-
-    A pipeline's do not tell that it begins by imputing or encoding. Where others inside an
-    estimator see the data first, missing values and texts are left to them.
-    """
+    """Return what X an estimator takes, by its tags; texts and missing values if it may."""
     tags = copy(get_tags(estimator).input_tags)
-    if any(hasattr(value, "fit") for value in estimator.get_params(deep=True).values()):
+    if is_composite(estimator):
         tags.allow_nan = tags.string = True
     return tags
+
+
+def is_composite(estimator: Any) -> bool:
+    """Tell whether others inside an estimator see the data first.
+
+    A pipeline's tags do not tell that it begins by imputing or encoding, so missing values and
+    texts are left to it.
+    """
+    return any(hasattr(value, "fit") for value in estimator.get_params(deep=True).values())
 
 
 def check_kind(estimator: Any) -> None:
