@@ -48,7 +48,7 @@ def main():
             f"{valuator.n_evals_:5d} evaluations: {info.hits:4d} hits, {info.misses:4d} misses; "
             f"most valuable: {best}"
         )
-    print(f"the cache is in {directory}")
+    print(f"run it again with {directory}, and every evaluation is a hit")
 
 
 if __name__ == "__main__":

@@ -2,15 +2,21 @@
 
 import concurrent.futures
 import contextlib
+import doctest
+import io
 import os
+import re
 import shutil
 import signal
 import socket
 import subprocess
+import textwrap
 import time
+import types
 
 import joblib
 import pytest
+import sklearn
 from joblib.externals import loky
 
 REQUIRE_ALL = os.environ.get("SKDVL_REQUIRE_ALL") == "1"
@@ -228,3 +234,43 @@ def each_backend(request, open_backend):
     """Run the test in each way to run work, with two workers; gives its name."""
     with open_backend(request.param):
         yield request.param
+
+
+_BLOCK = re.compile(
+    r"^( *)```python\n(?P<code>.*?)^\1```$(?:\s*^\1```text\n(?P<shown>.*?)^\1```$)?", re.M | re.S
+)
+_AS_SHOWN = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+
+
+@pytest.fixture
+def run_page(tmp_path, monkeypatch):
+    """Call with a page of the docs to run its Python blocks in turn, in one namespace.
+
+    A block with a block of text after it must print that text. ``names`` is what the reader has
+    at hand, ``replace`` puts what exists here in the place of what is shown, ``only`` is a part
+    of the one block to run. Returns the number of blocks.
+    """
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("SKDVL_CACHE_DIR", str(tmp_path / "default cache"))
+
+    def run(page, names=(), *, replace=types.MappingProxyType({}), only=""):
+        text = page.read_text()
+        namespace = {"__name__": "page", **dict(names)}
+        blocks = [block for block in _BLOCK.finditer(text) if only in block["code"]]
+        for block in blocks:
+            code = textwrap.dedent(block["code"])
+            for old, new in replace.items():
+                code = code.replace(old, new)
+            # errors name the page and the line
+            lines = "\n" * (text[: block.start("code")].count("\n"))
+            with contextlib.redirect_stdout(io.StringIO()) as printed:
+                exec(compile(lines + code, str(page), "exec"), namespace)
+            shown = textwrap.dedent(block["shown"] or "")
+            got = printed.getvalue()
+            assert doctest.OutputChecker().check_output(shown, got, _AS_SHOWN), (
+                f"{page.name} shows\n{shown}but\n{code}prints\n{got}"
+            )
+        return len(blocks)
+
+    with sklearn.config_context():  # a block may set it
+        yield run

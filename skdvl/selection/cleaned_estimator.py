@@ -21,6 +21,7 @@ from skdvl.selection.remembered import fit_remembered
 from skdvl.selection.support import KEEP_CONSTRAINTS, support_mask
 from skdvl.utilities.fold import take_rows
 from skdvl.valuators import DataValuator, ShapleyValuator
+from skdvl.valuators.valued_model import is_composite
 
 __all__ = ["CleanedEstimator"]
 
@@ -199,13 +200,14 @@ class CleanedEstimator(MetaEstimatorMixin, BaseEstimator):
     def _delegate(self, method: str, X: Any, *args: Any, **params: Any) -> Any:
         check_is_fitted(self)
         tags = get_tags(self).input_tags
+        may_miss = tags.allow_nan or is_composite(self.estimator_)
         validate_data(
             self,
             X,
             reset=False,
             skip_check_array=hasattr(X, "columns"),
             accept_sparse=tags.sparse,
-            ensure_all_finite="allow-nan" if tags.allow_nan else True,
+            ensure_all_finite="allow-nan" if may_miss else True,
             dtype=None,
         )
         return getattr(self.estimator_, method)(X, *args, **params)

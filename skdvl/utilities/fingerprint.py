@@ -13,7 +13,7 @@ import marshal
 import platform
 import types
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 import scipy
@@ -24,11 +24,12 @@ from sklearn.frozen import FrozenEstimator
 from threadpoolctl import threadpool_info
 
 from skdvl.utilities.code_content import (
-    class_parts,
-    function_parts,
+    OwnCode,
+    code_parts,
     is_made_inside,
     module_parts,
     name_of,
+    version_of,
 )
 
 __all__ = ["FingerprintError", "fingerprint", "library_versions", "required_fingerprint"]
@@ -82,6 +83,7 @@ def fingerprint(*objects: Any) -> bytes:
     digest = _Digest()
     for item in objects:
         digest.add(item)
+    digest.add_own_code()
     return digest.result()
 
 
@@ -106,11 +108,13 @@ def required_fingerprint(utility: Any) -> bytes:
 class _Digest:
     """A running digest; every piece is preceded by its kind and length."""
 
-    def __init__(self, open_items: dict[int, int] | None = None) -> None:
+    def __init__(self, within: _Digest | None = None) -> None:
         # most processors compute it faster than any other digest of the standard library
         self.hasher = hashlib.sha256()
-        self.open = {} if open_items is None else open_items
-        self.with_learned = False
+        self.open: dict[int, int] = {} if within is None else within.open
+        self.own_code: OwnCode = OwnCode() if within is None else within.own_code
+        self.with_learned: bool = within is not None and within.with_learned
+        self.is_lenient: bool = within is not None and within.is_lenient
 
     def piece(self, kind: str, content: bytes | memoryview) -> None:
         size = content.nbytes if isinstance(content, memoryview) else len(content)
@@ -119,6 +123,17 @@ class _Digest:
 
     def result(self) -> bytes:
         return self.hasher.digest()[:16]
+
+    def add_own_code(self) -> None:
+        """Add the content of the functions and classes that were met, and of what these use."""
+        contents = []
+        for item, label, is_lenient in self.own_code.met:  # grows meanwhile
+            digest = _Digest(self)
+            digest.is_lenient = is_lenient or isinstance(item, type)
+            digest.with_learned = False
+            digest.add(code_parts(item))
+            contents.append(label.encode() + digest.result())
+        self.piece("code", b"".join(sorted(contents)))
 
     def add(self, item: Any) -> None:
         if id(item) in self.open:
@@ -138,7 +153,7 @@ class _Digest:
         if sparse.issparse(item):
             self._add_sparse(item)
         elif hasattr(item, "fingerprint"):
-            self.piece("own", bytes(item.fingerprint() or self._refuse(item)))
+            self._add_named(item)
         elif hasattr(item, "columns") and hasattr(item, "dtypes"):
             self._add_frame(item)
         elif hasattr(item, "dtype") and hasattr(item, "to_numpy"):
@@ -163,8 +178,7 @@ class _Digest:
         parts = items.items() if isinstance(items, dict) else ((part, None) for part in items)
         digests = []
         for part in parts:
-            digest = _Digest(self.open)
-            digest.with_learned = self.with_learned
+            digest = _Digest(self)
             digest.add(part)
             digests.append(digest.result())
         self.piece(type(items).__name__, b"".join(sorted(digests)))
@@ -206,15 +220,14 @@ class _Digest:
                 self.piece(str(position), known[id(item)])
 
     def _add_sparse(self, matrix: Any) -> None:
+        # Not brought into order: sums go in the order of the entries.
         kept = matrix if matrix.format in ("csr", "csc") else matrix.tocsr()
-        if not kept.has_canonical_format:
-            kept = kept.copy()
-            kept.sum_duplicates()
         parts = (matrix.format, kept.shape, kept.data, kept.indices, kept.indptr)
         self.add(("sparse", type(matrix), *parts))
 
     def _add_frame(self, frame: Any) -> None:
         self.piece("frame", repr((type(frame).__module__, list(frame.columns))).encode())
+        self._add_index(getattr(frame, "index", None))
         dtypes = set(frame.dtypes)
         if len(dtypes) == 1 and isinstance(dtypes.pop(), np.dtype):
             self.add(frame.to_numpy())
@@ -224,20 +237,49 @@ class _Digest:
         for column in frame.iter_columns() if in_turn else (c for _, c in frame.items()):
             self._add_column(column)
 
+    def _add_index(self, index: Any) -> None:
+        if index is None:
+            return
+        if hasattr(index, "start"):  # a range
+            self.piece("range", f"{index.start}, {index.stop}, {index.step}".encode())
+        else:
+            self._add_frame(index.to_frame(index=False))
+
     def _add_column(self, column: Any) -> None:
         self.piece("column", str(column.dtype).encode())
         categories = getattr(column.dtype, "categories", None)
-        if categories is None or not hasattr(column, "cat"):
+        moments = getattr(getattr(column, "array", None), "asi8", None)
+        if moments is not None:  # times with a zone, and periods, would become objects
+            self.add(moments)
+        elif categories is None or not hasattr(column, "cat"):
             self.add(column.to_numpy())
         elif hasattr(column.cat, "codes"):
-            self.add((column.cat.ordered, list(categories), column.cat.codes.to_numpy()))
+            self._add_index(categories)
+            self.add((column.cat.ordered, column.cat.codes.to_numpy()))
+        else:  # of polars, whose codes depend on what the process has met before
+            if hasattr(categories, "dtype"):
+                self._add_column(categories)
+            self._add_column(column.cast(str))
+
+    def _add_named(self, item: Any) -> None:
+        own = item.fingerprint()
+        if own:
+            self.piece("own", bytes(own))
         else:
-            self.add((list(categories), column.to_physical().to_numpy()))
+            self._refuse(item)
 
     def _add_function(self, item: types.FunctionType) -> None:
-        if is_made_inside(item):
+        if is_made_inside(item) and not self.is_lenient:
             self._refuse(item)
-        self.add(("function", function_parts(item)))
+        else:
+            self._add_code(item)
+
+    def _add_code(self, item: types.FunctionType | type) -> None:
+        version = version_of(item.__module__)
+        if version is None or (isinstance(item, types.FunctionType) and "<" in item.__qualname__):
+            self.piece("own code", self.own_code.label(item, self.is_lenient).encode())
+        else:
+            self.piece("code", f"{name_of(item)} {version}".encode())
 
     def _add_method(self, item: types.MethodType) -> None:
         self.add(("method", item.__func__, item.__self__))
@@ -258,7 +300,15 @@ class _Digest:
         self.add(("module", *module_parts(item)))
 
     def _add_class(self, kind: type) -> None:
-        self.add(("class", class_parts(kind)))
+        self.piece("class", str(len(kind.__mro__)).encode())
+        for base in kind.__mro__:
+            self._add_code(base)
+
+    def _add_wrapped(self, item: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> None:
+        self.add((type(item).__name__, item.__func__))
+
+    def _add_property(self, item: property) -> None:
+        self.add(("property", item.fget, item.fset, item.fdel))
 
     def _add_estimator(self, item: BaseEstimator) -> None:
         self.piece("estimator", b"")
@@ -269,28 +319,36 @@ class _Digest:
                 self._add_object(item)
             else:
                 self.add(item.get_params(deep=False))
+                self.add(getattr(item, "_sklearn_output_config", None))
         finally:
             self.with_learned = False
 
     def _add_object(self, item: Any) -> None:
         kind = type(item)
-        if "<" in kind.__qualname__:
+        reduced = None
+        if self.is_lenient or "<" not in kind.__qualname__:
+            try:
+                reduced = item.__reduce_ex__(4)
+            except MemoryError:
+                raise
+            except Exception:  # an object says in many ways that it cannot be pickled
+                reduced = None
+        if reduced is None:
             self._refuse(item)
-        try:
-            reduced = item.__reduce_ex__(4)
-        except MemoryError:
-            raise
-        except Exception:  # an object says in many ways that it cannot be pickled
-            self._refuse(item)
+            return
         self.piece("object", b"")
         self.add(kind)
         if isinstance(reduced, str):
             self.piece("global", f"{getattr(item, '__module__', '')}.{reduced}".encode())
+            self.add(getattr(item, "__wrapped__", None))  # the function behind an lru_cache
             return
         for state in reduced:
             self.add(list(state) if isinstance(state, Iterator) else state)
 
-    def _refuse(self, item: Any) -> NoReturn:
+    def _refuse(self, item: Any) -> None:
+        if self.is_lenient:
+            self.piece("no content", name_of(type(item)).encode())
+            return
         raise FingerprintError(
             f"{item!r} has no stable content, so its utilities can be neither cached nor "
             "checkpointed. Define it at the top of a module instead of as a lambda or inside a "
@@ -313,5 +371,7 @@ _BY_TYPE: tuple[tuple[Any, Callable[[_Digest, Any], None]], ...] = (
     (np.ufunc, _Digest._add_name),
     (functools.partial, _Digest._add_partial),
     (types.ModuleType, _Digest._add_module),
+    ((staticmethod, classmethod), _Digest._add_wrapped),
+    (property, _Digest._add_property),
     (type, _Digest._add_class),
 )

@@ -11,6 +11,7 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
+import sklearn
 from numpy.typing import ArrayLike, NDArray
 
 from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_coalitions
@@ -157,7 +158,9 @@ class SupervisedUtility(Utility):
         data = (fold.X, fold.y, fold.X_val, fold.y_val, fold.classes, fold.player_of_row)
         scorer = (self.judge.scorer, self.judge.own_score)
         rules = (rule.empty_score, rule.error_score)
-        kind = (_VERSION, self.engine, library_versions())
+        # pipelines hand frames on if they are told so for the whole process
+        handed_on = sklearn.get_config()["transform_output"]
+        kind = (_VERSION, self.engine, library_versions(), handed_on)
         return fingerprint(kind, self.estimator, scorer, rules, data)
 
     @abstractmethod

@@ -19,6 +19,7 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 from skdvl.estimation.result import intervals, value_frame
 from skdvl.sampling.base import Estimate
 from skdvl.valuators.row_lookup import RowLookup
+from skdvl.valuators.valued_model import input_tags_of
 
 __all__ = ["DataValuator", "index_of", "naming_its_class", "refuse_missing"]
 
@@ -64,7 +65,7 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
             guess without it was measured to tell nothing.
         """
         check_is_fitted(self)
-        X = self._validate(X, reset=False)
+        X = self._validate(X, reset=False, maybe_missing=self._lookup.has_missing)
         return self._lookup.find(X)[:, np.newaxis]
 
     def fit_transform(self, X: Any, y: Any = None, **fit_params: Any) -> NDArray[np.float64]:
@@ -134,14 +135,22 @@ class DataValuator(TransformerMixin, BaseEstimator, ABC):
         frame = value_frame(estimate.values, estimate.standard_errors, self._index)
         return frame.assign(label=self._labels)
 
-    def _validate(self, X: Any, y: Any = "no_validation", *, reset: bool) -> Any:
-        """Check X, or X and y, as the model that is valued takes them."""
+    def _validate(
+        self, X: Any, y: Any = "no_validation", *, reset: bool, maybe_missing: bool = True
+    ) -> Any:
+        """Check X, or X and y, as the model that is valued takes them.
+
+        Where only the model knows whether it takes missing values, ``maybe_missing`` says whether
+        it is going to be asked.
+        """
         base = self._valued_estimator()
-        tags = get_tags(base if base is not None else self).input_tags
+        tags = get_tags(self).input_tags if base is None else input_tags_of(base)
         options: dict[str, Any] = {
             "accept_sparse": ("csr", "csc", "coo") if tags.sparse else False,
             "ensure_all_finite": "allow-nan" if tags.allow_nan else True,
         }
+        if not maybe_missing and not get_tags(self).input_tags.allow_nan:
+            options["ensure_all_finite"] = True
         if tags.string or tags.categorical:
             options["dtype"] = None
         if reset:

@@ -11,9 +11,10 @@ from typing import Any, ClassVar
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from sklearn.base import MetaEstimatorMixin, clone, is_classifier
+from sklearn.base import MetaEstimatorMixin, clone, is_classifier, is_regressor
 from sklearn.base import _fit_context as fit_context
 from sklearn.exceptions import FitFailedWarning
+from sklearn.utils import check_array
 from sklearn.utils._param_validation import HasMethods, Interval, StrOptions
 from sklearn.utils.validation import check_consistent_length, check_is_fitted, column_or_1d
 
@@ -220,6 +221,8 @@ class RetrainingValuator(MetaEstimatorMixin, DataValuator):
         y_val = column_or_1d(y_val, warn=True)
         check_consistent_length(X_val, y_val)
         refuse_missing(y_val, "y_val")
+        if is_regressor(self.estimator):
+            y_val = check_array(y_val, ensure_2d=False, input_name="y_val")
         return X_val, y_val
 
     def _utility(self, base: Any, fold: Fold) -> SupervisedUtility:

@@ -90,9 +90,16 @@ class RowLookup:
     X : array-like, sparse matrix or frame of shape (n_samples, n_features)
     values : ndarray of shape (n_samples,)
         Equal rows get the mean of their values.
+
+    Attributes
+    ----------
+    has_missing : bool
+        Whether a row has a missing entry.
     """
 
     def __init__(self, X: Any, values: NDArray[np.float64]) -> None:
+        entries = X.data if hasattr(X, "tocsr") else np.asarray(X)
+        self.has_missing = bool(pd.isna(entries).any())
         digests = row_digests(X)
         codes, unique = pd.factorize(np.array(digests, dtype=object))
         sums = np.bincount(codes, weights=values, minlength=len(unique))

@@ -2,14 +2,40 @@
 
 from __future__ import annotations
 
+from copy import copy
 from typing import Any
 
 import numpy as np
 from sklearn.base import clone, is_classifier, is_regressor
+from sklearn.utils import get_tags
 
 from skdvl.utilities.fold import Judge
 
-__all__ = ["as_the_model_takes_it", "check_kind", "check_score", "with_integer_seeds"]
+__all__ = [
+    "as_the_model_takes_it",
+    "check_kind",
+    "check_score",
+    "input_tags_of",
+    "is_composite",
+    "with_integer_seeds",
+]
+
+
+def input_tags_of(estimator: Any) -> Any:
+    """Return what X an estimator takes, by its tags; texts and missing values if it may."""
+    tags = copy(get_tags(estimator).input_tags)
+    if is_composite(estimator):
+        tags.allow_nan = tags.string = True
+    return tags
+
+
+def is_composite(estimator: Any) -> bool:
+    """Tell whether others inside an estimator see the data first.
+
+    A pipeline's tags do not tell that it begins by imputing or encoding, so missing values and
+    texts are left to it.
+    """
+    return any(hasattr(value, "fit") for value in estimator.get_params(deep=True).values())
 
 
 def check_kind(estimator: Any) -> None:

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 import warnings
+from dataclasses import replace
 
 import joblib
 import numpy as np
@@ -17,8 +18,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import get_scorer
 from sklearn.naive_bayes import GaussianNB
 
-from skdvl import estimate_values
-from skdvl.caching import Cache, CacheInfo, CacheWarning, MemoryCache
+from skdvl import ShapleyValuator, estimate_values
+from skdvl.caching import Cache, CacheInfo, CacheWarning, DiskCache, MemoryCache
 from skdvl.metrics import true_class_probability
 from skdvl.parallel.pickling import cloudpickle
 from skdvl.sampling import TruncatedMonteCarlo
@@ -152,18 +153,44 @@ def test_a_second_process_finds_what_the_first_left_on_the_disk(tmp_path, skip_m
     assert printed[0][2] == printed[1][2]
 
 
-@pytest.mark.parametrize("backend", ["threading", "loky", "multiprocessing"])
-def test_memory_serves_workers(game, n_fits, backend):
-    cache = MemoryCache()
+@pytest.mark.parametrize("kind", ["memory", "disk"])
+@pytest.mark.parametrize(
+    "backend",
+    [
+        "threading",
+        "loky",
+        "multiprocessing",
+        pytest.param("ray joblib", marks=pytest.mark.ray),
+        pytest.param("RayExecutor", marks=pytest.mark.ray),
+    ],
+)
+def test_a_cache_serves_workers(game, n_fits, open_backend, tmp_path, backend, kind):
+    cache = MemoryCache() if kind == "memory" else DiskCache(tmp_path / "cache")
     options = {"method": "exact", "cache": cache}
-    with joblib.parallel_config(backend=backend, n_jobs=2):
+    with open_backend(backend), cache:
         first = estimate_values(game, **options)
         assert n_fits() == 255
         second = estimate_values(game, **options)
         assert n_fits() == 0
-    assert first.cache_info == CacheInfo(misses=256, sets=256)
-    assert second.cache_info == CacheInfo(hits=256)
+    assert replace(first.cache_info, bytes=0) == CacheInfo(misses=256, sets=256)
+    assert replace(second.cache_info, bytes=0) == CacheInfo(hits=256)
     assert_same_result(first, second)
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_second_exact_fit_trains_on_whole_folds_only(n_fits, tmp_path, n_jobs):
+    """Once for ``estimator_``, and once per fold so that a mistake shows."""
+    rng = np.random.default_rng(0)
+    y = np.arange(40) % 2
+    X = rng.normal(size=(40, 3)) + y[:, np.newaxis]
+    valuator = ShapleyValuator(
+        CountingNB(str(tmp_path / "fits")), method="exact", engine="refit", cv=2, n_jobs=n_jobs
+    )
+    valuator.set_params(cache=MemoryCache()).fit(X, y, groups=np.arange(40) % 8)
+    assert n_fits() == 2 * 255 + 3
+    valuator.set_params(random_state=1).fit(X, y, groups=np.arange(40) % 8)
+    assert n_fits() == 3
+    assert valuator.cache_info_ == CacheInfo(hits=512)
 
 
 @pytest.mark.parametrize("change", [{"label": 0}, {"label": 9}, {"scoring": "f1"}, {"C": 2.0}])
