@@ -140,12 +140,12 @@ class ClassCovariancesUtility(ClassSumsUtility):
         covariance[count < 2] = 0.0  # as it is but for rounding
         return mean, squares
 
-    def _shrink(self, covariance: Floats, shrinkage: Floats | float) -> None:
-        """Shrink covariances (n_sets, n_products) towards a multiple of the unit, in place."""
-        variances = covariance[..., self.diagonal] * self.scale**2
-        mean_variance = variances.mean(axis=-1, keepdims=True)
+    def _shrink(self, covariance: Floats, diagonal: Rows, shrinkage: float) -> None:
+        """Shrink covariances (n_sets, n_entries) towards a multiple of the unit, in place."""
+        variances = covariance[:, diagonal] * self.scale**2
+        mean_variance = variances.mean(axis=1, keepdims=True)
         covariance *= 1 - shrinkage
-        covariance[..., self.diagonal] += shrinkage * mean_variance / self.scale**2
+        covariance[:, diagonal] += shrinkage * mean_variance / self.scale**2
 
     def _shrink_by_ledoit_wolf(
         self, count: Floats, sums: Floats, mean: Floats, squares: Floats, covariance: Floats

@@ -12,22 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite, substitute
+
 __all__ = [
     "MAX_ERROR",
+    "SURELY",
     "by_length",
     "centred",
-    "contrasts",
     "solve_any",
+    "solve_few",
     "solve_tall",
     "solve_wide",
 ]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 # What rounding errors may do to a score, relatively.
 MAX_ERROR = 1e-10
+# By what an estimate of a trace, see `probes`, is surely not too small.
+SURELY = 0.01
 _STACKED = 64
 _STACK_NUMBERS = 2**20
 _LENGTH_STEP = 8
@@ -48,7 +54,51 @@ def centred(codes: NDArray[np.intp], X: Floats, means: Floats) -> Floats:
     return less
 
 
-def contrasts(codes: NDArray[np.intp], X: Floats) -> Floats:
+def solve_few(codes: Rows, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return (Z'Z)⁺ times right sides, for fewer rows than columns, from products of rows.
+
+    They lose half of the digits, but cost a fraction of what `solve_wide` takes.
+
+    Parameters
+    ----------
+    codes : ndarray of int, shape (n_sets, length)
+        The rows' classes, -1 for rows that are zero.
+    Z : ndarray of shape (n_sets, length, d)
+        Rows less their class's mean.
+    right : ndarray of shape (n_sets, d, n_targets)
+    least : ndarray of shape (n_sets,)
+        Directions of smaller singular values are left out.
+
+    Returns
+    -------
+    solution : ndarray of shape (n_sets, d, n_targets)
+    unsure : ndarray of bool, shape (n_sets,)
+        Where a direction might have to be left out, or rounding errors could show.
+    """
+    n_sets, n, _ = Z.shape
+    gram = np.empty((n_sets, n, n))
+    np.matmul(Z, np.swapaxes(Z, 1, 2), out=gram)
+    belongs = codes >= 0
+    alike = (codes[:, :, np.newaxis] == codes[:, np.newaxis]) & belongs[:, :, np.newaxis]
+    n_alike = alike.sum(axis=2)
+    length = np.diagonal(gram, axis1=1, axis2=2).sum(axis=1)
+    # The rows of a class add up to zero. What is added in that direction changes nothing else.
+    typical = length / np.maximum(belongs.sum(axis=1), 1)
+    gram += alike * (typical[:, np.newaxis] / np.maximum(n_alike, 1))[:, :, np.newaxis]
+    gram[:, np.arange(n), np.arange(n)] += ~belongs
+    n_targets = right.shape[2]
+    both = np.empty((n_sets, n_targets + N_PROBES, n))
+    both[:, :n_targets] = np.swapaxes(Z @ right, 1, 2)
+    both[:, n_targets:] = probes(n) * belongs[:, np.newaxis]
+    failed = solve_definite(gram, both)
+    trace = (both[:, n_targets:] * probes(n)).reshape(n_sets, -1).sum(axis=1) / N_PROBES
+    unsure = failed | ~((length * trace < MAX_ERROR / _EPS) & (trace * least**2 < SURELY))
+    twice = np.ascontiguousarray(both[:, :n_targets])
+    substitute(gram, twice)
+    return np.swapaxes(twice @ Z, 1, 2), unsure
+
+
+def _contrasts(codes: NDArray[np.intp], X: Floats) -> Floats:
     """Return contrasts inside the classes, (n_sets, length, d), those that are zero last.
 
     A class's contrasts, each row against the mean of those before, times a factor, have the
@@ -63,23 +113,9 @@ def contrasts(codes: NDArray[np.intp], X: Floats) -> Floats:
     return np.take_along_axis(found, order[:, :, np.newaxis], axis=1)
 
 
-def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return (Z'Z)⁺ times right sides, for fewer rows than columns.
-
-    Parameters
-    ----------
-    Z : ndarray of shape (n_sets, length, d)
-        Rows, the last ones perhaps zero.
-    right : ndarray of shape (n_sets, d, n_targets)
-    least : ndarray of shape (n_sets,)
-        Directions of smaller singular values are left out.
-
-    Returns
-    -------
-    solution : ndarray of shape (n_sets, d, n_targets)
-    unsure : ndarray of bool, shape (n_sets,)
-        Where a direction might have to be left out, or rounding errors could show.
-    """
+def solve_wide(codes: Rows, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, from contrasts."""
+    Z = _contrasts(codes, Z)
     Q, R = np.linalg.qr(np.swapaxes(Z, 1, 2))
     n = Q.shape[2]
     is_row = (Z[:, :n] != 0).any(axis=2)
@@ -90,15 +126,15 @@ def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
     return Q @ along, _is_close_to_singular(Z, inverse, least)
 
 
-def solve_tall(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return the same as `solve_wide`, for at least as many rows as columns."""
+def solve_tall(codes: Rows, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, for at least as many rows as columns."""
     inverse = _invert_triangles(np.asarray(np.linalg.qr(Z, mode="r")))
     solution = inverse @ (np.swapaxes(inverse, 1, 2) @ right)
     return solution, _is_close_to_singular(Z, inverse, least)
 
 
-def solve_any(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return the same as `solve_wide`, for any rows, at many times its cost."""
+def solve_any(codes: Rows, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, for any rows, at many times its cost."""
     _, lengths, directions = np.linalg.svd(Z, full_matrices=False)
     least = least[:, np.newaxis]
     weights = np.where(lengths > least, 1 / np.maximum(lengths, least) ** 2, 0.0)

@@ -15,25 +15,26 @@ from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul
 from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtility
 from skdvl.utilities.incremental.contrasts import (
     MAX_ERROR,
+    SURELY,
     by_length,
     centred,
-    contrasts,
     solve_any,
+    solve_few,
     solve_tall,
     solve_wide,
 )
-from skdvl.utilities.incremental.normal_equations import PackedSystems, sum_rows
+from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite
+from skdvl.utilities.incremental.normal_equations import sum_rows
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["LinearDiscriminantUtility"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 _FLAT = 1e-7  # deviations that may be rounding errors
-_STACKED = 64
-_PROBES = 4  # random vectors that measure how much rounding errors grow
 _ROWS, _FREEDOM = "rows", "degrees of freedom"
 _NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
 _NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
@@ -61,7 +62,6 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
         self.n_digested = 2 * self.X.shape[1] + 1 + len(self.row)
-        self.probes = np.random.default_rng(0).normal(size=(self.X.shape[1], _PROBES))
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -94,19 +94,33 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         ]
 
     def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
-        """Write mean, mean squares about the centre, whether to doubt, and covariance."""
+        """Write mean and mean squares about the centre, whether to doubt, and what is pooled.
+
+        That is the covariance after Ledoit and Wolf, and otherwise the mean products about the
+        centre: those of the means are subtracted once, from what is pooled.
+        """
         d = self.X.shape[1]
-        covariance = digest[:, 2 * d + 1 :]
-        mean, squares = self._moments(count, sums, covariance)
-        digest[:, 2 * d] = 0.0
+        products = digest[:, 2 * d + 1 :]
         if self.shrinkage == "auto":
-            digest[:, 2 * d] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
-        np.add(mean, (self.centres[k] - self.origin) / self.scale, out=digest[:, :d])
-        digest[:, d : 2 * d] = squares
+            mean, squares = self._moments(count, sums, products)
+            digest[:, 2 * d] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, products)
+            digest[:, :d], digest[:, d : 2 * d] = mean, squares
+            return
+        share = 1 / np.maximum(count, 1)[:, np.newaxis]
+        np.multiply(sums[:, :d], share, out=digest[:, :d])
+        np.multiply(sums[:, d:], share, out=products)
+        digest[:, d : 2 * d] = products[:, self.diagonal]
+        digest[:, 2 * d] = 0.0
+
+    def _means(self, digests: list[Floats]) -> Floats:
+        """Return the classes' means about the origin, (n_present, d, n_sets)."""
+        d = self.X.shape[1]
+        moved = [(centre - self.origin) / self.scale for centre in self.centres]
+        return np.stack([(g[:, :d] + m).T for g, m in zip(digests, moved, strict=True)])
 
     def _coefficients(self, counts: Floats, digests: list[Floats]) -> tuple[list[Floats], Flags]:
         d = self.X.shape[1]
-        means = np.stack([digest[:, :d].T for digest in digests])
+        means = self._means(digests)
         priors, log_priors, doubtful = self._log_priors(counts)
         doubtful |= np.any([digest[:, 2 * d] > 0 for digest in digests], axis=0)
         right = self._right_sides(means, priors)
@@ -191,46 +205,48 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         return np.asarray(counts / n_rows)
 
     def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
-        """Return the pooled mean squares (d, n_sets) and covariances (n_sets, n_products)."""
+        """Return the pooled mean squares (d, n_sets) and covariances (n_sets, d, d)."""
         d = self.X.shape[1]
         squares = np.zeros((d, weights.shape[1]))
-        pooled = np.zeros((weights.shape[1], len(self.row)))
+        packed = np.zeros((weights.shape[1], len(self.row)))
         for weight, digest in zip(weights, digests, strict=True):
             squares += weight * digest[:, d : 2 * d].T
-            pooled += weight[:, np.newaxis] * digest[:, 2 * d + 1 :]
-        if self.shrinkage != "auto" and self.shrinkage:
-            self._shrink(pooled, float(self.shrinkage))
+            packed += weight[:, np.newaxis] * digest[:, 2 * d + 1 :]
+        pooled = packed.take(self.square, axis=1).reshape(-1, d, d)
+        if self.shrinkage == "auto":
+            return squares, pooled
+        means = np.stack([digest[:, :d] for digest in digests], axis=1)
+        pooled -= np.swapaxes(means, 1, 2) @ (weights.T[:, :, np.newaxis] * means)
+        if self.shrinkage:
+            flat = pooled.reshape(len(pooled), -1)
+            self._shrink(flat, np.arange(d) * (d + 1), float(self.shrinkage))
         return squares, pooled
 
     def _solve(self, pooled: Floats, right: Floats, squares: Floats) -> tuple[Floats, Flags]:
         """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
 
         The trace of a product bounds its norm: it tells how much rounding errors grow, and, for
-        "svd", whether there are directions of no variance. To estimate it by a few random vectors
-        costs a tenth of computing it, and its order of magnitude is all that is needed.
+        "svd", whether there are directions of no variance.
         """
-        variances = pooled[:, self.diagonal].T
-        d, limit = len(variances), MAX_ERROR / _EPS
+        variances = np.ascontiguousarray(np.diagonal(pooled, axis1=1, axis2=2).T)
+        (d, n_targets, n_sets), limit = right.shape, MAX_ERROR / _EPS
         if isinstance(self.shrinkage, str) or not self.shrinkage:
-            probes = self.probes[:, :, np.newaxis] * np.sqrt(squares + variances)[:, np.newaxis]
-            both = np.concatenate([right, probes], axis=1)
-            systems = PackedSystems.from_matrices(pooled, both)
-            solution = systems.solve(_PROBES)
+            probed = probes(d) * np.sqrt(squares + variances).T[:, np.newaxis]
+            both = np.empty((n_sets, n_targets + N_PROBES, d))
+            both[:, :n_targets] = np.moveaxis(right, 2, 0).swapaxes(1, 2)
+            both[:, n_targets:] = probed
+            failed = solve_definite(pooled, both)
+            growth = (probed * both[:, n_targets:]).reshape(n_sets, -1).sum(axis=1) / N_PROBES
             if self.is_svd:
-                limit = min(limit, 0.99 / self.estimator.tol**2)
-            growth = sum_rows(systems.probe(_PROBES)) / _PROBES
-            return solution, np.asarray(~(growth < limit))
+                limit = min(limit, SURELY / self.estimator.tol**2)
+            unsure = failed | ~(growth < limit)
+            return np.moveaxis(both[:, :n_targets], (0, 1, 2), (2, 1, 0)), unsure
         scale = self.scale[:, np.newaxis] ** 2
         least = self.shrinkage * sum_rows(variances * scale) / d  # shrinking keeps it
         unsure = ~(sum_rows((squares + variances) * scale) < limit * least)
-        pooled[unsure] = np.where(self.row == self.column, 1.0, 0.0)
-        solution = np.empty(right.shape)
-        for first in range(0, len(pooled), _STACKED):
-            some = slice(first, first + _STACKED)
-            matrices = pooled[some].take(self.square, axis=1).reshape(-1, d, d)
-            found = np.linalg.solve(matrices, np.moveaxis(right[:, :, some], 2, 0))
-            solution[:, :, some] = np.moveaxis(found, 0, 2)
-        return solution, unsure
+        both = np.ascontiguousarray(np.moveaxis(right, (0, 1, 2), (2, 1, 0)))
+        unsure |= solve_definite(pooled, both)
+        return np.moveaxis(both, (0, 1, 2), (2, 1, 0)), unsure
 
     def _may_drop_directions(
         self, n_rows: Floats, priors: Floats, apart: Floats, solution: Floats
@@ -278,17 +294,16 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         if self.estimator.priors is not None:
             return dict.fromkeys(which.tolist(), DOUBTFUL)
         counts = counts[:, which]
-        d, shares = self.X.shape[1], (counts > 0).astype(np.float64)
+        shares = (counts > 0).astype(np.float64)
         squares, pooled = self._pool(shares, [digest[which] for digest in digests])
         if self.response == "predict_proba":
             return dict.fromkeys(which.tolist(), _NO_PROBABILITIES)
         if self.is_svd:
-            flat = pooled[:, self.diagonal].max(axis=1) < _FLAT
+            flat = np.diagonal(pooled, axis1=1, axis2=2).max(axis=1) < _FLAT
             return dict.fromkeys(which[flat].tolist(), DOUBTFUL)
         origin = (self.origin / self.scale)[:, np.newaxis]
-        mean = origin + sum_rows(
-            np.stack([s * g[which, :d].T for s, g in zip(shares, digests, strict=True)])
-        )
+        means = self._means([digest[which] for digest in digests])
+        mean = origin + sum_rows(shares[:, np.newaxis] * means)
         solution, unsure = self._solve(pooled, mean[:, np.newaxis].copy(), squares)
         slopes = np.where(unsure, 0.0, solution[:, 0])
         constants = sum_rows(slopes * (origin - mean / 2))
@@ -313,6 +328,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             is_wide = rows.sum(axis=1) - n_seen < self.X.shape[1]
             left = n_seen > 1
             for solve, kind in (
+                (solve_few, is_wide),
                 (solve_wide, is_wide),
                 (solve_tall, ~is_wide),
                 (solve_any, left),
@@ -331,7 +347,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         self,
         rows: NDArray[np.bool_],
         members: NDArray[np.intp],
-        solve: Callable[[Floats, Floats, Floats], tuple[Floats, Flags]],
+        solve: Callable[[Rows, Floats, Floats, Floats], tuple[Floats, Flags]],
     ) -> tuple[Floats, Errors]:
         """Score sets by a decomposition of their rows, the first of ``members``."""
         counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
@@ -344,18 +360,19 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             counts, 1
         )[:, :, np.newaxis]
         means = np.swapaxes(average, 0, 1) @ X
-        Z = contrasts(codes, X) if solve is solve_wide else centred(codes, X, means)
+        Z = centred(codes, X, means)
         means = np.moveaxis(means, 0, 2)
         deviation = np.sqrt((Z**2).sum(axis=1) / n_rows[:, np.newaxis])
         flat = deviation < _FLAT
         doubtful |= (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
         deviation[flat] = 1.0
         right = np.moveaxis(self._right_sides(means, priors), 2, 0) / deviation[:, :, np.newaxis]
+        Z /= deviation[:, np.newaxis]
         n_free = n_rows
         if _divisor() == _FREEDOM:
             n_free = n_rows - (counts > 0).sum(axis=0)
         least = np.sqrt(n_free) * self.estimator.tol
-        solution, unsure = solve(Z / deviation[:, np.newaxis], right, least)
+        solution, unsure = solve(codes, Z, right, least)
         doubtful |= unsure
         solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
         solution[doubtful] = 0.0

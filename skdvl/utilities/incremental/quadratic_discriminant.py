@@ -87,7 +87,7 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         elif self.shrinkage == "auto":
             doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
         elif self.shrinkage:
-            self._shrink(covariance, float(self.shrinkage))
+            self._shrink(covariance, self.diagonal, float(self.shrinkage))
         mean += (self.centres[k] - self.origin) / self.scale
         few = self._has_too_few_rows(count)
         enough = np.flatnonzero((count >= 2) & ~few)
