@@ -35,6 +35,7 @@ Rows = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 _FLAT = 1e-7  # deviations that may be rounding errors
+_STACKED = 64
 _ROWS, _FREEDOM = "rows", "degrees of freedom"
 _NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
 _NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
@@ -61,7 +62,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         shrinkage = estimator.shrinkage
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
-        self.n_digested = 2 * self.X.shape[1] + 1 + len(self.row)
+        self.n_digested = 2 * self.X.shape[1] + len(self.row) + 1
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -93,24 +94,24 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             LinearDiscriminantAnalysis(priors=[0.2, 0.5, 0.3]),
         ]
 
-    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
-        """Write mean and mean squares about the centre, whether to doubt, and what is pooled.
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return means and mean products about the centre, in place of the sums.
 
-        That is the covariance after Ledoit and Wolf, and otherwise the mean products about the
-        centre: those of the means are subtracted once, from what is pooled.
+        The products of the means are subtracted once, from what is pooled. Only with the
+        shrinkage of Ledoit and Wolf do the classes' covariances come one by one.
         """
-        d = self.X.shape[1]
-        products = digest[:, 2 * d + 1 :]
         if self.shrinkage == "auto":
-            mean, squares = self._moments(count, sums, products)
-            digest[:, 2 * d] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, products)
-            digest[:, :d], digest[:, d : 2 * d] = mean, squares
-            return
-        share = 1 / np.maximum(count, 1)[:, np.newaxis]
-        np.multiply(sums[:, :d], share, out=digest[:, :d])
-        np.multiply(sums[:, d:], share, out=products)
-        digest[:, d : 2 * d] = products[:, self.diagonal]
-        digest[:, 2 * d] = 0.0
+            return super()._digest(k, count, sums)
+        sums *= (1 / np.maximum(count, 1))[..., np.newaxis]
+        return sums
+
+    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
+        """Write mean, shrunk covariance, mean squares about the centre, and whether to doubt."""
+        d, q = self.X.shape[1], len(self.row)
+        covariance = digest[:, d : d + q]
+        mean, squares = self._moments(count, sums, covariance)
+        digest[:, -1] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+        digest[:, :d], digest[:, d + q : -1] = mean, squares
 
     def _means(self, digests: list[Floats]) -> Floats:
         """Return the classes' means about the origin, (n_present, d, n_sets)."""
@@ -122,7 +123,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         d = self.X.shape[1]
         means = self._means(digests)
         priors, log_priors, doubtful = self._log_priors(counts)
-        doubtful |= np.any([digest[:, 2 * d] > 0 for digest in digests], axis=0)
+        if self.shrinkage == "auto":
+            doubtful |= np.any([digest[:, -1] > 0 for digest in digests], axis=0)
         right = self._right_sides(means, priors)
         solution = np.zeros_like(right)
         enough = np.ones(len(doubtful), dtype=bool)
@@ -132,8 +134,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         if enough.any():
             some = slice(None) if enough.all() else enough
             weights = self._pooling_weights(counts, priors)[:, some]
-            squares, pooled = self._pool(weights, [digest[some] for digest in digests])
-            solution[:, :, some], unsure = self._solve(pooled, right[:, :, some], squares)
+            chosen = [digest[some] for digest in digests]
+            solution[:, :, some], unsure = self._solve(weights, chosen, right[:, :, some])
             doubtful[some] |= unsure
         n_rows = counts.sum(axis=0)
         return self._assemble(n_rows, means, priors, log_priors, solution, doubtful)
@@ -204,49 +206,65 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             n_rows = np.maximum(n_rows - (counts > 0).sum(axis=0), 1)
         return np.asarray(counts / n_rows)
 
+    def _solve(self, weights: Floats, digests: list[Floats], right: Floats) -> tuple[Floats, Flags]:
+        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
+
+        Digests are overwritten.
+        """
+        solution = np.empty(right.shape)
+        unsure = np.empty(right.shape[2], dtype=bool)
+        for first in range(0, len(unsure), _STACKED):  # they stay in the cache
+            some = slice(first, first + _STACKED)
+            squares, pooled = self._pool(weights[:, some], [digest[some] for digest in digests])
+            targets = np.moveaxis(right[:, :, some], (0, 1, 2), (2, 1, 0))
+            found, unsure[some] = self._solve_pooled(pooled, squares, targets)
+            solution[:, :, some] = np.moveaxis(found, (0, 1, 2), (2, 1, 0))
+        return solution, unsure
+
     def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
-        """Return the pooled mean squares (d, n_sets) and covariances (n_sets, d, d)."""
-        d = self.X.shape[1]
-        squares = np.zeros((d, weights.shape[1]))
-        packed = np.zeros((weights.shape[1], len(self.row)))
-        for weight, digest in zip(weights, digests, strict=True):
-            squares += weight * digest[:, d : 2 * d].T
-            packed += weight[:, np.newaxis] * digest[:, 2 * d + 1 :]
-        pooled = packed.take(self.square, axis=1).reshape(-1, d, d)
-        if self.shrinkage == "auto":
-            return squares, pooled
+        """Return the pooled mean squares (n_sets, d) and covariances (n_sets, d, d).
+
+        Digests are overwritten.
+        """
+        d, q = self.X.shape[1], len(self.row)
         means = np.stack([digest[:, :d] for digest in digests], axis=1)
+        for weight, digest in zip(weights, digests, strict=True):
+            digest[:, d:] *= weight[:, np.newaxis]
+        total = digests[0][:, d:]
+        for digest in digests[1:]:
+            total += digest[:, d:]
+        pooled = total.take(self.square, axis=1).reshape(-1, d, d)
+        if self.shrinkage == "auto":
+            return total[:, q:-1], pooled
         pooled -= np.swapaxes(means, 1, 2) @ (weights.T[:, :, np.newaxis] * means)
         if self.shrinkage:
             flat = pooled.reshape(len(pooled), -1)
             self._shrink(flat, np.arange(d) * (d + 1), float(self.shrinkage))
-        return squares, pooled
+        return total[:, self.diagonal], pooled
 
-    def _solve(self, pooled: Floats, right: Floats, squares: Floats) -> tuple[Floats, Flags]:
-        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
+    def _solve_pooled(self, pooled: Floats, squares: Floats, right: Floats) -> tuple[Floats, Flags]:
+        """Return what `_solve` does, with the sets along the first axis.
 
         The trace of a product bounds its norm: it tells how much rounding errors grow, and, for
         "svd", whether there are directions of no variance.
         """
-        variances = np.ascontiguousarray(np.diagonal(pooled, axis1=1, axis2=2).T)
-        (d, n_targets, n_sets), limit = right.shape, MAX_ERROR / _EPS
-        if isinstance(self.shrinkage, str) or not self.shrinkage:
-            probed = probes(d) * np.sqrt(squares + variances).T[:, np.newaxis]
-            both = np.empty((n_sets, n_targets + N_PROBES, d))
-            both[:, :n_targets] = np.moveaxis(right, 2, 0).swapaxes(1, 2)
-            both[:, n_targets:] = probed
-            failed = solve_definite(pooled, both)
-            growth = (probed * both[:, n_targets:]).reshape(n_sets, -1).sum(axis=1) / N_PROBES
-            if self.is_svd:
-                limit = min(limit, SURELY / self.estimator.tol**2)
-            unsure = failed | ~(growth < limit)
-            return np.moveaxis(both[:, :n_targets], (0, 1, 2), (2, 1, 0)), unsure
-        scale = self.scale[:, np.newaxis] ** 2
-        least = self.shrinkage * sum_rows(variances * scale) / d  # shrinking keeps it
-        unsure = ~(sum_rows((squares + variances) * scale) < limit * least)
-        both = np.ascontiguousarray(np.moveaxis(right, (0, 1, 2), (2, 1, 0)))
-        unsure |= solve_definite(pooled, both)
-        return np.moveaxis(both, (0, 1, 2), (2, 1, 0)), unsure
+        variances = np.diagonal(pooled, axis1=1, axis2=2)
+        n_sets, n_targets, d = right.shape
+        limit = MAX_ERROR / _EPS
+        if self.shrinkage and self.shrinkage != "auto":
+            variances = variances * self.scale**2
+            least = self.shrinkage * variances.mean(axis=1)  # shrinking keeps it
+            unsure = ~((squares * self.scale**2 + variances).sum(axis=1) < limit * least)
+            solution = np.ascontiguousarray(right)
+            return solution, unsure | solve_definite(pooled, solution)
+        probed = probes(d) * np.sqrt(squares + variances)[:, np.newaxis]
+        both = np.empty((n_sets, n_targets + N_PROBES, d))
+        both[:, :n_targets], both[:, n_targets:] = right, probed
+        unsure = solve_definite(pooled, both)
+        growth = (probed * both[:, n_targets:]).reshape(n_sets, -1).sum(axis=1) / N_PROBES
+        if self.is_svd:
+            limit = min(limit, SURELY / self.estimator.tol**2)
+        return both[:, :n_targets], unsure | ~(growth < limit)
 
     def _may_drop_directions(
         self, n_rows: Floats, priors: Floats, apart: Floats, solution: Floats
@@ -295,16 +313,17 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             return dict.fromkeys(which.tolist(), DOUBTFUL)
         counts = counts[:, which]
         shares = (counts > 0).astype(np.float64)
-        squares, pooled = self._pool(shares, [digest[which] for digest in digests])
+        digests = [digest[which] for digest in digests]
+        means = self._means(digests)
         if self.response == "predict_proba":
             return dict.fromkeys(which.tolist(), _NO_PROBABILITIES)
         if self.is_svd:
+            pooled = self._pool(shares, digests)[1]
             flat = np.diagonal(pooled, axis1=1, axis2=2).max(axis=1) < _FLAT
             return dict.fromkeys(which[flat].tolist(), DOUBTFUL)
         origin = (self.origin / self.scale)[:, np.newaxis]
-        means = self._means([digest[which] for digest in digests])
         mean = origin + sum_rows(shares[:, np.newaxis] * means)
-        solution, unsure = self._solve(pooled, mean[:, np.newaxis].copy(), squares)
+        solution, unsure = self._solve(shares, digests, mean[:, np.newaxis])
         slopes = np.where(unsure, 0.0, solution[:, 0])
         constants = sum_rows(slopes * (origin - mean / 2))
         made = np.column_stack([slopes.T, constants])
@@ -318,12 +337,12 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
     # --- what the pooled covariance does not tell exactly enough, with the solver "svd" ---------
 
     def _refit_doubtful(
-        self, scores: Floats, errors: Errors, rows_of: Callable[[int], NDArray[np.bool_]]
+        self, scores: Floats, errors: Errors, rows_of: Callable[[list[int]], NDArray[np.bool_]]
     ) -> None:
         """Solve by the rows themselves where that is exact, before refitting what is left."""
         doubtful = [j for j, error in errors.items() if error is DOUBTFUL] if self.is_svd else []
         if doubtful:
-            rows = np.stack([rows_of(j) for j in doubtful])
+            rows = rows_of(doubtful)
             n_seen = np.sum([rows[:, own].any(axis=1) for own in self.members], axis=0)
             is_wide = rows.sum(axis=1) - n_seen < self.X.shape[1]
             left = n_seen > 1
