@@ -17,7 +17,6 @@ from skdvl.utilities.incremental.contrasts import (
     MAX_ERROR,
     SURELY,
     by_length,
-    centred,
     solve_any,
     solve_few,
     solve_tall,
@@ -127,17 +126,15 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             doubtful |= np.any([digest[:, -1] > 0 for digest in digests], axis=0)
         right = self._right_sides(means, priors)
         solution = np.zeros_like(right)
-        enough = np.ones(len(doubtful), dtype=bool)
-        if not self.shrinkage:
-            enough = counts.sum(axis=0) - (counts > 0).sum(axis=0) >= d
-        doubtful |= ~enough
-        if enough.any():
-            some = slice(None) if enough.all() else enough
-            weights = self._pooling_weights(counts, priors)[:, some]
-            chosen = [digest[some] for digest in digests]
-            solution[:, :, some], unsure = self._solve(weights, chosen, right[:, :, some])
-            doubtful[some] |= unsure
         n_rows = counts.sum(axis=0)
+        enough = np.arange(len(doubtful))
+        if not self.shrinkage:
+            few = n_rows - (counts > 0).sum(axis=0) < d
+            enough = np.flatnonzero(~few)
+            doubtful |= few
+        weights = self._pooling_weights(counts, priors)
+        solution[:, :, enough], unsure = self._solve(weights, digests, right, enough)
+        doubtful[enough] |= unsure
         return self._assemble(n_rows, means, priors, log_priors, solution, doubtful)
 
     def _right_sides(self, means: Floats, priors: Floats) -> Floats:
@@ -206,19 +203,19 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             n_rows = np.maximum(n_rows - (counts > 0).sum(axis=0), 1)
         return np.asarray(counts / n_rows)
 
-    def _solve(self, weights: Floats, digests: list[Floats], right: Floats) -> tuple[Floats, Flags]:
-        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
-
-        Digests are overwritten.
-        """
-        solution = np.empty(right.shape)
-        unsure = np.empty(right.shape[2], dtype=bool)
-        for first in range(0, len(unsure), _STACKED):  # they stay in the cache
-            some = slice(first, first + _STACKED)
+    def _solve(
+        self, weights: Floats, digests: list[Floats], right: Floats, which: Rows
+    ) -> tuple[Floats, Flags]:
+        """Return solutions, and where they may not be scikit-learn's, of the sets ``which``."""
+        solution = np.empty((*right.shape[:2], len(which)))
+        unsure = np.empty(len(which), dtype=bool)
+        for first in range(0, len(which), _STACKED):  # they stay in the cache
+            block = slice(first, first + _STACKED)
+            some = which[block]
             squares, pooled = self._pool(weights[:, some], [digest[some] for digest in digests])
             targets = np.moveaxis(right[:, :, some], (0, 1, 2), (2, 1, 0))
-            found, unsure[some] = self._solve_pooled(pooled, squares, targets)
-            solution[:, :, some] = np.moveaxis(found, (0, 1, 2), (2, 1, 0))
+            found, unsure[block] = self._solve_pooled(pooled, squares, targets)
+            solution[:, :, block] = np.moveaxis(found, (0, 1, 2), (2, 1, 0))
         return solution, unsure
 
     def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
@@ -311,19 +308,17 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         """
         if self.estimator.priors is not None:
             return dict.fromkeys(which.tolist(), DOUBTFUL)
-        counts = counts[:, which]
         shares = (counts > 0).astype(np.float64)
-        digests = [digest[which] for digest in digests]
-        means = self._means(digests)
         if self.response == "predict_proba":
             return dict.fromkeys(which.tolist(), _NO_PROBABILITIES)
         if self.is_svd:
-            pooled = self._pool(shares, digests)[1]
+            pooled = self._pool(shares[:, which], [digest[which] for digest in digests])[1]
             flat = np.diagonal(pooled, axis1=1, axis2=2).max(axis=1) < _FLAT
             return dict.fromkeys(which[flat].tolist(), DOUBTFUL)
         origin = (self.origin / self.scale)[:, np.newaxis]
-        mean = origin + sum_rows(shares[:, np.newaxis] * means)
-        solution, unsure = self._solve(shares, digests, mean[:, np.newaxis])
+        mean = origin + sum_rows(shares[:, np.newaxis] * self._means(digests))
+        solution, unsure = self._solve(shares, digests, mean[:, np.newaxis], which)
+        mean = mean[:, which]
         slopes = np.where(unsure, 0.0, solution[:, 0])
         constants = sum_rows(slopes * (origin - mean / 2))
         made = np.column_stack([slopes.T, constants])
@@ -346,6 +341,9 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             n_seen = np.sum([rows[:, own].any(axis=1) for own in self.members], axis=0)
             is_wide = rows.sum(axis=1) - n_seen < self.X.shape[1]
             left = n_seen > 1
+            # and one more row, of no class, for sets with fewer rows than others
+            codes = np.append(self.fold.codes, -1)
+            X = np.append((self.X - self.origin) / self.scale, np.zeros((1, self.X.shape[1])), 0)
             for solve, kind in (
                 (solve_few, is_wide),
                 (solve_wide, is_wide),
@@ -354,7 +352,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             ):
                 which = np.flatnonzero(left & kind)
                 for some, members in by_length(rows, which, self.X.shape[1]):
-                    found, failed = self._score_rows(rows[some], members, solve)
+                    found, failed = self._score_rows(codes[members], X[members], solve)
                     for k, place in enumerate(some.tolist()):
                         if k not in failed:
                             scores[doubtful[place]] = found[k]
@@ -364,22 +362,27 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
 
     def _score_rows(
         self,
-        rows: NDArray[np.bool_],
-        members: NDArray[np.intp],
-        solve: Callable[[Rows, Floats, Floats, Floats], tuple[Floats, Flags]],
+        codes: Rows,
+        X: Floats,
+        solve: Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Flags]],
     ) -> tuple[Floats, Errors]:
-        """Score sets by a decomposition of their rows, the first of ``members``."""
-        counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
+        """Score sets by a decomposition of their rows.
+
+        Parameters
+        ----------
+        codes : ndarray of int, shape (n_sets, length)
+            The rows' classes, -1 for none.
+        X : ndarray of shape (n_sets, length, d)
+            Zero for rows of no class.
+        solve : callable
+            See `solve_few`.
+        """
+        owners = (codes[:, np.newaxis] == self.present[:, np.newaxis]).astype(np.float64)
+        counts = owners.sum(axis=2).T
         priors, log_priors, doubtful = self._log_priors(counts)
         n_rows = counts.sum(axis=0)
-        belongs = np.arange(members.shape[1]) < n_rows[:, np.newaxis]
-        codes = np.where(belongs, np.searchsorted(self.present, self.fold.codes[members]), -1)
-        X = (self.X[members] - self.origin) / self.scale
-        average = (codes == np.arange(len(counts))[:, np.newaxis, np.newaxis]) / np.maximum(
-            counts, 1
-        )[:, :, np.newaxis]
-        means = np.swapaxes(average, 0, 1) @ X
-        Z = centred(codes, X, means)
+        means = (owners @ X) / np.maximum(counts, 1).T[:, :, np.newaxis]
+        Z = X - np.swapaxes(owners, 1, 2) @ means
         means = np.moveaxis(means, 0, 2)
         deviation = np.sqrt((Z**2).sum(axis=1) / n_rows[:, np.newaxis])
         flat = deviation < _FLAT
@@ -391,7 +394,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         if _divisor() == _FREEDOM:
             n_free = n_rows - (counts > 0).sum(axis=0)
         least = np.sqrt(n_free) * self.estimator.tol
-        solution, unsure = solve(codes, Z, right, least)
+        solution, unsure = solve(owners, Z, right, least)
         doubtful |= unsure
         solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
         solution[doubtful] = 0.0
