@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
-__all__ = ["N_PROBES", "probes", "solve_definite", "substitute"]
+__all__ = ["N_PROBES", "factor", "invert", "probes", "solve_definite", "substitute"]
 
 Floats = NDArray[np.float64]
 
@@ -29,17 +29,13 @@ def probes(n: int) -> Floats:
     return np.random.default_rng(0).normal(size=(N_PROBES, n))
 
 
-def solve_definite(matrices: Floats, right: Floats) -> NDArray[np.bool_]:
-    """Solve in place, and tell which matrices are not positive definite.
-
-    Both arrays are in C order.
+def factor(matrices: Floats) -> NDArray[np.bool_]:
+    """Turn matrices into their factors, and tell which are not positive definite.
 
     Parameters
     ----------
     matrices : ndarray of shape (n_sets, n, n)
-        Only the upper triangles are read. They become factors.
-    right : ndarray of shape (n_sets, n_targets, n)
-        Becomes the solutions; 0 where a matrix is not positive definite.
+        In C order, as are all arrays here. Only the upper triangles are read and written.
 
     Returns
     -------
@@ -47,16 +43,30 @@ def solve_definite(matrices: Floats, right: Floats) -> NDArray[np.bool_]:
     """
     failed = np.zeros(len(matrices), dtype=bool)
     # the transpose is in LAPACK's order, so that nothing is copied
-    stack = zip(matrices.swapaxes(1, 2), right.swapaxes(1, 2), strict=True)
-    for j, (matrix, targets) in enumerate(stack):
-        info = lapack.dposv(matrix, targets, lower=1, overwrite_a=1, overwrite_b=1)[2]
-        if info:
+    for j, matrix in enumerate(matrices.swapaxes(1, 2)):
+        if lapack.dpotrf(matrix, lower=1, clean=0, overwrite_a=1)[1]:
             failed[j] = True
-    right[failed] = 0.0
     return failed
 
 
 def substitute(factors: Floats, right: Floats) -> None:
-    """Solve again, for other right sides, with what `solve_definite` made of the matrices."""
-    for factor, targets in zip(factors.swapaxes(1, 2), right.swapaxes(1, 2), strict=True):
-        lapack.dpotrs(factor, targets, lower=1, overwrite_b=1)
+    """Solve for right sides (n_sets, n_targets, n) in place, with what `factor` gives."""
+    for matrix, targets in zip(factors.swapaxes(1, 2), right.swapaxes(1, 2), strict=True):
+        lapack.dpotrs(matrix, targets, lower=1, overwrite_b=1)
+
+
+def invert(factors: Floats) -> None:
+    """Turn factors into the upper triangles of the inverses."""
+    for matrix in factors.swapaxes(1, 2):
+        lapack.dpotri(matrix, lower=1, overwrite_c=1)
+
+
+def solve_definite(matrices: Floats, right: Floats) -> NDArray[np.bool_]:
+    """Do `factor` and `substitute`; the solutions are 0 where a matrix is not definite."""
+    failed = np.zeros(len(matrices), dtype=bool)
+    both = zip(matrices.swapaxes(1, 2), right.swapaxes(1, 2), strict=True)
+    for j, (matrix, targets) in enumerate(both):
+        if lapack.dposv(matrix, targets, lower=1, overwrite_a=1, overwrite_b=1)[2]:
+            failed[j] = True
+    right[failed] = 0.0
+    return failed

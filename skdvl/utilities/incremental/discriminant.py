@@ -235,9 +235,9 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             return total[:, q:-1], pooled
         pooled -= np.swapaxes(means, 1, 2) @ (weights.T[:, :, np.newaxis] * means)
         if self.shrinkage:
-            flat = pooled.reshape(len(pooled), -1)
+            flat = pooled.reshape(-1, d * d)
             self._shrink(flat, np.arange(d) * (d + 1), float(self.shrinkage))
-        return total[:, self.diagonal], pooled
+        return total.take(self.diagonal, axis=1), pooled
 
     def _solve_pooled(self, pooled: Floats, squares: Floats, right: Floats) -> tuple[Floats, Flags]:
         """Return what `_solve` does, with the sets along the first axis.
