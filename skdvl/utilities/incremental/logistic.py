@@ -38,7 +38,7 @@ _MAX_COLUMNS = 100  # beyond, an inverse Hessian costs as much as lbfgs
 _MAX_NUMBERS = 3 * 10**5  # rows times columns (times classes), likewise
 _MAX_DENSE = 80  # coefficients of all classes up to which their Hessian is inverted
 _MAX_CONDITION = 1e11  # beyond, rounding errors show in the sixth digit
-_TRACK_STEPS = 12  # prefixes that are solved one after the other; a new start costs two of them
+_TRACK_STEPS = 6  # prefixes that are solved one after the other; fewer fill slots with few orders
 _CELLS = 2**20  # numbers in a working array: 8 MB
 
 
