@@ -86,6 +86,10 @@ class FallbackRule:
 
     def _dummy(self, rows: NDArray[np.bool_], parameter: str) -> float:
         """Return the dummy's score, in place of which ``parameter`` could give a number."""
+        key = self._counts(rows).tobytes()
+        remembered = self._remembered.get(key)
+        if remembered is not None:
+            return remembered
         try:
             with quiet_warnings():
                 score = self._score_of_dummy(rows)
@@ -101,7 +105,18 @@ class FallbackRule:
                 f"for {'no data' if parameter == 'empty_score' else 'a failed model'}: {problem}. "
                 f"Give {parameter} a number."
             )
+        if key:
+            if len(self._remembered) >= _N_REMEMBERED:
+                self._remembered.clear()
+            self._remembered[key] = score
         return score
+
+    def _counts(self, rows: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Return the rows of each class, none for regression."""
+        fold = self.judge.fold
+        if fold.classes is None:
+            return np.zeros(0, dtype=np.intp)
+        return np.bincount(fold.codes[rows], minlength=len(fold.classes))
 
     def _score_of_dummy(self, rows: NDArray[np.bool_]) -> float:
         fold = self.judge.fold
@@ -110,18 +125,9 @@ class FallbackRule:
             return self.judge.judge_constant(
                 float(np.mean(targets[rows] if rows.any() else targets))
             )
-        n_classes = len(fold.classes)
-        counts = np.bincount(fold.codes[rows], minlength=n_classes)
-        key = counts.tobytes()
-        score = self._remembered.get(key)
-        if score is None:
-            prior = np.bincount(fold.codes, minlength=n_classes) / fold.n_rows
-            proba = (counts + prior) / (counts.sum() + 1)
-            score = self.judge.judge_constant(proba)
-            if len(self._remembered) >= _N_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = score
-        return score
+        prior = np.bincount(fold.codes, minlength=len(fold.classes)) / fold.n_rows
+        counts = self._counts(rows)
+        return self.judge.judge_constant((counts + prior) / (counts.sum() + 1))
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_remembered": {}}

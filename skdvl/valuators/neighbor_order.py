@@ -69,8 +69,8 @@ class Distances(ABC):
     ulps: int
 
     @abstractmethod
-    def block(self, rows: NDArray[np.intp]) -> Block:
-        """Return the distances from some rows."""
+    def block(self, rows: NDArray[np.intp], room: NDArray[np.float64]) -> Block:
+        """Return the distances from some rows; ``room`` for as many may be written to."""
 
     def sorted_codes(
         self, rows: NDArray[np.intp], codes_of: Callable[[int], NDArray[np.int64]]
@@ -98,11 +98,14 @@ class Distances(ABC):
         step = max(1, min(_BLOCK_ELEMENTS // self.n_train, max(64, 2**16 // self.n_train)))
         few = min(step, max(1, _SORT_ELEMENTS // self.n_train))
         gaps = np.empty((few, self.n_train - 1), dtype=np.uint64)
+        # one array for all blocks: the system takes as long to hand out memory as BLAS to fill it
+        room = np.empty((min(step, len(rows)), self.n_train))
         for start in range(0, len(rows), step):
-            block = self.block(rows[start : start + step])
-            for first in range(0, len(block.approximate), few):
-                part = slice(first, min(first + few, len(block.approximate)))
-                here = rows[start:][part]
+            asked = rows[start : start + step]
+            block = self.block(asked, room[: len(asked)])
+            for first in range(0, len(asked), few):
+                part = slice(first, min(first + few, len(asked)))
+                here = asked[part]
                 codes = self._sort(block, part, here, codes_of, gaps)
                 yield here, codes, None if block.distances is None else block.distances[part]
 
@@ -210,7 +213,7 @@ class SquaredEuclidean(Distances):
                 return scale
         return None
 
-    def block(self, rows: NDArray[np.intp]) -> Block:
+    def block(self, rows: NDArray[np.intp], room: NDArray[np.float64]) -> Block:
         """Return the distances from some rows; see `Distances.block`."""
         reference = self.reference[rows].astype(np.float64)
         centered = reference - self.center
@@ -218,7 +221,7 @@ class SquaredEuclidean(Distances):
         factor[:, :-2] = -2 * centered
         factor[:, -2] = 1
         factor[:, -1] = 2 * np.einsum("ij,ij->i", centered, centered)
-        approximate = factor @ self.factor
+        approximate = np.matmul(factor, self.factor, out=room)
         if self.leave_one_out:
             approximate[np.arange(len(rows)), rows] = np.inf
 
@@ -253,7 +256,7 @@ class PairwiseDistances(Distances):
         self.metric_params = metric_params
         self.ulps = 0
 
-    def block(self, rows: NDArray[np.intp]) -> Block:
+    def block(self, rows: NDArray[np.intp], room: NDArray[np.float64]) -> Block:
         """Return the distances from some rows; see `Distances.block`."""
         distances = self._measure(self.reference[rows])
         if not distances.min() >= 0:

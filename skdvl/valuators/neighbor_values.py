@@ -99,7 +99,7 @@ def _value_rows(problem: NeighborProblem, rows: Rows) -> tuple[Array, float]:
         values, scores = votes.value(here, players, distances)
         by_code += np.bincount(players.ravel(), values.ravel(), minlength=2 * n_train)
         score += float(scores.sum())
-    return by_code.reshape(n_train, 2).sum(axis=1), score
+    return by_code.reshape(n_train, 2).sum(axis=1) * votes.unit, score
 
 
 class _Votes(ABC):
@@ -108,7 +108,14 @@ class _Votes(ABC):
     Parameters
     ----------
     problem : NeighborProblem
+
+    Attributes
+    ----------
+    unit : float
+        What the values are multiples of.
     """
+
+    unit = 1.0
 
     def __init__(self, problem: NeighborProblem) -> None:
         self.problem = problem
@@ -119,12 +126,14 @@ class _Votes(ABC):
         return self.codes
 
     @abstractmethod
-    def value(self, rows: Rows, codes: Codes, distances: Array | None) -> tuple[Array, Array]:
+    def value(self, rows: Rows, codes: Codes, distances: Array | None) -> tuple[NDArray, Array]:
         """Return the values (b, n_players) of players in sorted order, and the scores (b,)."""
 
 
 class _Labels(_Votes):
     """A neighbour votes 1 where its label is the right one."""
+
+    unit = VoteGame.unit
 
     def __init__(self, problem: NeighborProblem) -> None:
         super().__init__(problem)
@@ -138,7 +147,7 @@ class _Labels(_Votes):
             self.codes = self.codes & ~1 | (self.problem.targets == label)
         return self.codes
 
-    def value(self, rows: Rows, codes: Codes, distances: Array | None) -> tuple[Array, Array]:
+    def value(self, rows: Rows, codes: Codes, distances: Array | None) -> tuple[NDArray, Array]:
         near = codes[:, : self.problem.n_neighbors] & 1
         return self.game.values_of_bits(codes), self.game.scores(near)
 

@@ -133,7 +133,7 @@ def test_ledoit_wolf_of_a_coalition_is_scikit_learns():
     chosen = rows[utility.members[0]]
     digest = utility._digest(0, np.array([chosen.sum()]), table[chosen].sum(axis=0)[np.newaxis])
     found = np.zeros((5, 5))
-    found[utility.row, utility.column] = found[utility.column, utility.row] = digest[0, 11:]
+    found[utility.row, utility.column] = found[utility.column, utility.row] = digest[0, 5:20]
     scaler = StandardScaler().fit(fold.X[members])
     expected = ledoit_wolf(scaler.transform(fold.X[members]))[0]
     expected = expected * np.outer(scaler.scale_, scaler.scale_)

@@ -113,8 +113,9 @@ def test_bits_of_codes_are_votes():
     for n_players in (1, 2, 30):
         codes = rng.integers(0, 2**40, size=(4, n_players))
         game = VoteGame(n_players, n_neighbors=3)
-        by_bits = game.values_of_bits(codes)
-        assert np.array_equal(by_bits, game.values((codes & 1).astype(float)))
+        by_bits = game.values_of_bits(codes) * game.unit
+        expected = game.values((codes & 1).astype(float))
+        np.testing.assert_allclose(by_bits, expected, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(

@@ -10,14 +10,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
-from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
@@ -29,6 +27,7 @@ __all__ = [
     "PrefixErrors",
     "blocked_matmul",
     "numeric_array",
+    "prefix_rows",
     "registered_engines",
 ]
 
@@ -87,8 +86,16 @@ def blocked_matmul(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
     return out
 
 
-def _prefix(order: NDArray[np.intp], sizes: NDArray[np.intp], j: int) -> NDArray[np.bool_]:
-    return prefix_coalitions(order, sizes[j : j + 1])[0]
+def prefix_rows(
+    orders: NDArray[np.intp], sizes: NDArray[np.intp]
+) -> Callable[[list[int]], NDArray[np.bool_]]:
+    """Return what tells the rows of prefixes, by position in ``sizes`` (n_orders, n_sizes)."""
+
+    def rows_of(which: list[int]) -> NDArray[np.bool_]:
+        order, size = np.divmod(which, sizes.shape[1])
+        return np.asarray(np.argsort(orders, axis=1)[order] < sizes[order, size][:, np.newaxis])
+
+    return rows_of
 
 
 class IncrementalUtility(SupervisedUtility):
@@ -252,7 +259,7 @@ class IncrementalUtility(SupervisedUtility):
             found, failed = self._score_block(block)
             scores[start : start + n_real] = found[:n_real]
             errors.update({start + j: e for j, e in failed.items() if j < n_real})
-        self._refit_doubtful(scores, errors, lambda j: rows[j])
+        self._refit_doubtful(scores, errors, lambda which: rows[which])
         return scores, errors
 
     def _score_block(self, rows: NDArray[np.bool_]) -> tuple[NDArray[np.float64], Errors]:
@@ -269,7 +276,9 @@ class IncrementalUtility(SupervisedUtility):
         for j, (order, wanted) in enumerate(zip(orders, sizes, strict=True)):
             predictions, failed = self._predict_prefixes(order, wanted, self.response)
             scores[j] = self._judge(predictions, failed)
-            self._refit_doubtful(scores[j], failed, partial(_prefix, order, wanted))
+            self._refit_doubtful(
+                scores[j], failed, prefix_rows(order[np.newaxis], wanted[np.newaxis])
+            )
             errors.update({(j, k): e for k, e in failed.items()})
         return scores, errors
 
@@ -277,13 +286,13 @@ class IncrementalUtility(SupervisedUtility):
         self,
         scores: NDArray[np.float64],
         errors: Errors,
-        rows_of: Callable[[int], NDArray[np.bool_]],
+        rows_of: Callable[[list[int]], NDArray[np.bool_]],
     ) -> None:
         """Fill in what refitting gives for the sets that are marked as `DOUBTFUL`."""
         doubtful = [j for j, error in errors.items() if error is DOUBTFUL]
         if not doubtful:
             return
-        found, failed = self._refitting._score(np.stack([rows_of(j) for j in doubtful]))
+        found, failed = self._refitting._score(rows_of(doubtful))
         scores[doubtful] = found
         for k, j in enumerate(doubtful):
             del errors[j]

@@ -133,19 +133,19 @@ class ClassCovariancesUtility(ClassSumsUtility):
         n = np.maximum(count, 1)[:, np.newaxis]
         mean = sums[:, :d] / n
         np.divide(sums[:, d : d + len(self.row)], n, out=covariance)
-        squares = covariance[:, self.diagonal]
+        squares = covariance.take(self.diagonal, axis=1)
         of_means = mean.take(self.row, axis=1)
         of_means *= mean.take(self.column, axis=1)
         covariance -= of_means
         covariance[count < 2] = 0.0  # as it is but for rounding
         return mean, squares
 
-    def _shrink(self, covariance: Floats, shrinkage: Floats | float) -> None:
-        """Shrink covariances (n_sets, n_products) towards a multiple of the unit, in place."""
-        variances = covariance[..., self.diagonal] * self.scale**2
-        mean_variance = variances.mean(axis=-1, keepdims=True)
+    def _shrink(self, covariance: Floats, diagonal: Rows, shrinkage: float) -> None:
+        """Shrink covariances (n_sets, n_entries) towards a multiple of the unit, in place."""
+        variances = covariance.take(diagonal, axis=1) * self.scale**2
+        mean_variance = variances.mean(axis=1, keepdims=True)
         covariance *= 1 - shrinkage
-        covariance[..., self.diagonal] += shrinkage * mean_variance / self.scale**2
+        covariance[:, diagonal] += shrinkage * mean_variance / self.scale**2
 
     def _shrink_by_ledoit_wolf(
         self, count: Floats, sums: Floats, mean: Floats, squares: Floats, covariance: Floats
@@ -158,7 +158,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
             Where rounding may decide whether a column is constant.
         """
         d = self.X.shape[1]
-        variance = covariance[..., self.diagonal]
+        variance = covariance.take(self.diagonal, axis=-1)
         lost = variance <= 1e7 * _EPS * squares
         is_constant = (squares == 0) | (lost & self.is_whole)
         n = np.maximum(count, 1)

@@ -9,7 +9,6 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     DOUBTFUL,
@@ -17,6 +16,7 @@ from skdvl.utilities.incremental.base import (
     IncrementalUtility,
     PrefixErrors,
     blocked_matmul,
+    prefix_rows,
 )
 from skdvl.utilities.incremental.class_scores import (
     has_rounded_ranks,
@@ -32,6 +32,7 @@ Floats = NDArray[np.float64]
 _ROWS_AT_ONCE = 1024
 _CACHE_BYTES = 2**22
 _WALK_BYTES = 2**25
+_STEP = 1024  # numbers that a call of numpy must add to be worth it
 
 
 class _Prepared(NamedTuple):
@@ -216,12 +217,7 @@ class ClassSumsUtility(IncrementalUtility):
                 found = self._respond_by_scores(all_counts[:, block], own, some)
             scores[block] = self._judge(*found)
             errors.update({start + j: error for j, error in found[1].items()})
-
-        def rows_of(j: int) -> NDArray[np.bool_]:
-            order, size = divmod(j, n_sizes)
-            return prefix_coalitions(orders[order], sizes[order, size : size + 1])[0]
-
-        self._refit_doubtful(scores, errors, rows_of)
+        self._refit_doubtful(scores, errors, prefix_rows(orders, sizes))
         return scores, errors
 
     def _walk(self, k: int, orders: NDArray[np.intp]) -> tuple[NDArray[np.intp], Floats]:
@@ -242,7 +238,7 @@ class ClassSumsUtility(IncrementalUtility):
         np.cumsum(mine, axis=1, out=count[:, 1:])
         arriving = rank[orders[mine]].reshape(n_orders, len(table))
         sums = np.zeros((n_orders, len(table) + 1, table.shape[1]))
-        np.cumsum(table[arriving], axis=1, out=sums[:, 1:])
+        _cumulate(table, arriving, sums[:, 1:])
         n_so_far = np.broadcast_to(np.arange(len(table) + 1.0), sums.shape[:2])
         digest = self._digest(k, n_so_far, sums)
         return count, digest.reshape(-1, *digest.shape[2:])
@@ -340,6 +336,18 @@ class ClassSumsUtility(IncrementalUtility):
         state = self.__dict__.copy()
         state.pop("_prepared_data", None)
         return state
+
+
+def _cumulate(table: Floats, arriving: NDArray[np.intp], out: Floats) -> None:
+    """Write the sums of the first 1, 2, … rows of each order, (n_orders, n_rows, n_statistics)."""
+    n_orders, n_rows = arriving.shape
+    if n_orders * table.shape[1] < _STEP:
+        np.cumsum(table[arriving], axis=1, out=out)
+        return
+    # numpy's cumsum walks along the axis for each statistic anew, which misses the cache
+    so_far = np.zeros((n_orders, table.shape[1]))
+    for j in range(n_rows):
+        so_far = np.add(so_far, table[arriving[:, j]], out=out[:, j])
 
 
 def _add_to_each(scores: Iterator[Floats], additions: Floats) -> Iterator[Floats]:

@@ -12,64 +12,43 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite, substitute
+
 __all__ = [
     "MAX_ERROR",
+    "SURELY",
     "by_length",
-    "centred",
-    "contrasts",
     "solve_any",
+    "solve_few",
     "solve_tall",
     "solve_wide",
 ]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 # What rounding errors may do to a score, relatively.
 MAX_ERROR = 1e-10
+# By what an estimate of a trace, see `probes`, is surely not too small.
+SURELY = 0.01
 _STACKED = 64
 _STACK_NUMBERS = 2**20
 _LENGTH_STEP = 8
 
 
-def centred(codes: NDArray[np.intp], X: Floats, means: Floats) -> Floats:
-    """Return rows less their class's mean, (n_sets, length, d).
+def solve_few(owners: Floats, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return (Z'Z)⁺ times right sides, for fewer rows than columns, from products of rows.
+
+    They lose half of the digits, but cost a fraction of what `solve_wide` takes.
 
     Parameters
     ----------
-    codes : ndarray of int, shape (n_sets, length)
-        The rows' classes; rows that have -1 become zero.
-    X : ndarray of shape (n_sets, length, d)
-    means : ndarray of shape (n_sets, n_classes, d)
-    """
-    less = X - np.take_along_axis(means, np.maximum(codes, 0)[:, :, np.newaxis], axis=1)
-    less[codes < 0] = 0.0
-    return less
-
-
-def contrasts(codes: NDArray[np.intp], X: Floats) -> Floats:
-    """Return contrasts inside the classes, (n_sets, length, d), those that are zero last.
-
-    A class's contrasts, each row against the mean of those before, times a factor, have the
-    scatter of its rows about their mean, but there is one less of them: where there are few rows
-    they are independent. Parameters are those of `centred`.
-    """
-    before = np.tril(codes[:, :, np.newaxis] == codes[:, np.newaxis], -1)
-    n_before = before.sum(axis=2) * (codes >= 0)
-    found = X - (before / np.maximum(n_before, 1)[:, :, np.newaxis]) @ X
-    found *= np.sqrt(n_before / (n_before + 1))[:, :, np.newaxis]
-    order = np.argsort(n_before == 0, axis=1, kind="stable")
-    return np.take_along_axis(found, order[:, :, np.newaxis], axis=1)
-
-
-def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return (Z'Z)⁺ times right sides, for fewer rows than columns.
-
-    Parameters
-    ----------
+    owners : ndarray of shape (n_sets, n_classes, length)
+        1 where a row belongs to a class, else 0.
     Z : ndarray of shape (n_sets, length, d)
-        Rows, the last ones perhaps zero.
+        Rows less their class's mean, zero for those that belong to none.
     right : ndarray of shape (n_sets, d, n_targets)
     least : ndarray of shape (n_sets,)
         Directions of smaller singular values are left out.
@@ -80,6 +59,47 @@ def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
     unsure : ndarray of bool, shape (n_sets,)
         Where a direction might have to be left out, or rounding errors could show.
     """
+    n_sets, n, _ = Z.shape
+    gram = np.empty((n_sets, n, n))
+    np.matmul(Z, np.swapaxes(Z, 1, 2), out=gram)
+    n_alike = owners.sum(axis=2)
+    belongs = np.asarray(owners.any(axis=1))
+    length = np.diagonal(gram, axis1=1, axis2=2).sum(axis=1)
+    # The rows of a class add up to zero. What is added in that direction changes nothing else.
+    typical = length / np.maximum(n_alike.sum(axis=1), 1)
+    share = typical[:, np.newaxis] / np.maximum(n_alike, 1)
+    gram += np.swapaxes(owners, 1, 2) @ (share[:, :, np.newaxis] * owners)
+    gram[:, np.arange(n), np.arange(n)] += np.where(belongs, 0.0, 1.0)
+    n_targets = right.shape[2]
+    both = np.empty((n_sets, n_targets + N_PROBES, n))
+    both[:, :n_targets] = np.swapaxes(Z @ right, 1, 2)
+    both[:, n_targets:] = probes(n) * belongs[:, np.newaxis]
+    failed = solve_definite(gram, both)
+    trace = (both[:, n_targets:] * probes(n)).reshape(n_sets, -1).sum(axis=1) / N_PROBES
+    unsure = failed | ~((length * trace < MAX_ERROR / _EPS) & (trace * least**2 < SURELY))
+    twice = np.ascontiguousarray(both[:, :n_targets])
+    substitute(gram, twice)
+    return np.swapaxes(twice @ Z, 1, 2), unsure
+
+
+def _contrasts(owners: Floats, Z: Floats) -> Floats:
+    """Return contrasts inside the classes, (n_sets, length, d), those that are zero last.
+
+    A class's contrasts, each row against the mean of those before, times a factor, have the
+    scatter of its rows about their mean, but there is one less of them: where there are few rows
+    they are independent.
+    """
+    before = np.tril(np.swapaxes(owners, 1, 2) @ owners, -1)
+    n_before = before.sum(axis=2)
+    found = Z - (before / np.maximum(n_before, 1)[:, :, np.newaxis]) @ Z
+    found *= np.sqrt(n_before / (n_before + 1))[:, :, np.newaxis]
+    order = np.argsort(n_before == 0, axis=1, kind="stable")
+    return np.take_along_axis(found, order[:, :, np.newaxis], axis=1)
+
+
+def solve_wide(owners: Floats, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, from contrasts."""
+    Z = _contrasts(owners, Z)
     Q, R = np.linalg.qr(np.swapaxes(Z, 1, 2))
     n = Q.shape[2]
     is_row = (Z[:, :n] != 0).any(axis=2)
@@ -90,15 +110,15 @@ def solve_wide(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
     return Q @ along, _is_close_to_singular(Z, inverse, least)
 
 
-def solve_tall(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return the same as `solve_wide`, for at least as many rows as columns."""
+def solve_tall(owners: Floats, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, for at least as many rows as columns."""
     inverse = _invert_triangles(np.asarray(np.linalg.qr(Z, mode="r")))
     solution = inverse @ (np.swapaxes(inverse, 1, 2) @ right)
     return solution, _is_close_to_singular(Z, inverse, least)
 
 
-def solve_any(Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
-    """Return the same as `solve_wide`, for any rows, at many times its cost."""
+def solve_any(owners: Floats, Z: Floats, right: Floats, least: Floats) -> tuple[Floats, Flags]:
+    """Return the same as `solve_few`, for any rows, at many times its cost."""
     _, lengths, directions = np.linalg.svd(Z, full_matrices=False)
     least = least[:, np.newaxis]
     weights = np.where(lengths > least, 1 / np.maximum(lengths, least) ** 2, 0.0)
@@ -123,15 +143,19 @@ def _invert_triangles(triangles: Floats) -> Floats:
     return np.triu(inverses)
 
 
-def by_length(
-    rows: NDArray[np.bool_], which: NDArray[np.intp], d: int
-) -> Iterator[tuple[NDArray[np.intp], NDArray[np.intp]]]:
-    """Yield some of the sets ``which`` of about the same size, and their rows, then others."""
-    lengths = -(-rows[which].sum(axis=1) // _LENGTH_STEP) * _LENGTH_STEP
-    for length in np.unique(lengths).tolist():
-        alike = which[lengths == length]
+def by_length(rows: NDArray[np.bool_], which: Rows, d: int) -> Iterator[tuple[Rows, Rows]]:
+    """Yield some of the sets ``which`` of about the same size, and their rows, then others.
+
+    Rows (n_sets, length) are in order, then there is the number of all rows instead.
+    """
+    n_alike = -(-rows[which].sum(axis=1) // _LENGTH_STEP) * _LENGTH_STEP
+    for length in np.unique(n_alike).tolist():
+        alike = which[n_alike == length]
         n_stacked = max(1, min(_STACKED, _STACK_NUMBERS // (length * max(length, d))))
         for first in range(0, len(alike), n_stacked):
             some = alike[first : first + n_stacked]
-            order = np.argsort(~rows[some], axis=1, kind="stable")
-            yield some, order[:, :length]
+            chosen, row = np.nonzero(rows[some])
+            place = np.arange(len(row)) - np.searchsorted(chosen, np.arange(len(some)))[chosen]
+            members = np.full((len(some), length), rows.shape[1])
+            members[chosen, place] = row
+            yield some, members

@@ -15,25 +15,26 @@ from skdvl.utilities.incremental.base import DOUBTFUL, Errors, blocked_matmul
 from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtility
 from skdvl.utilities.incremental.contrasts import (
     MAX_ERROR,
+    SURELY,
     by_length,
-    centred,
-    contrasts,
     solve_any,
+    solve_few,
     solve_tall,
     solve_wide,
 )
-from skdvl.utilities.incremental.normal_equations import PackedSystems, sum_rows
+from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite
+from skdvl.utilities.incremental.normal_equations import sum_rows
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["LinearDiscriminantUtility"]
 
 Floats = NDArray[np.float64]
 Flags = NDArray[np.bool_]
+Rows = NDArray[np.intp]
 
 _EPS = float(np.finfo(np.float64).eps)
 _FLAT = 1e-7  # deviations that may be rounding errors
 _STACKED = 64
-_PROBES = 4  # random vectors that measure how much rounding errors grow
 _ROWS, _FREEDOM = "rows", "degrees of freedom"
 _NO_SECOND_CLASS = "IndexError: index 1 is out of bounds for axis 0 with size 1"
 _NO_PROBABILITIES = "AxisError: axis 1 is out of bounds for array of dimension 1"
@@ -60,8 +61,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         shrinkage = estimator.shrinkage
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
-        self.n_digested = 2 * self.X.shape[1] + 1 + len(self.row)
-        self.probes = np.random.default_rng(0).normal(size=(self.X.shape[1], _PROBES))
+        self.n_digested = 2 * self.X.shape[1] + len(self.row) + 1
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -93,35 +93,48 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             LinearDiscriminantAnalysis(priors=[0.2, 0.5, 0.3]),
         ]
 
-    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
-        """Write mean, mean squares about the centre, whether to doubt, and covariance."""
-        d = self.X.shape[1]
-        covariance = digest[:, 2 * d + 1 :]
-        mean, squares = self._moments(count, sums, covariance)
-        digest[:, 2 * d] = 0.0
+    def _digest(self, k: int, count: Floats, sums: Floats) -> Floats:
+        """Return means and mean products about the centre, in place of the sums.
+
+        The products of the means are subtracted once, from what is pooled. Only with the
+        shrinkage of Ledoit and Wolf do the classes' covariances come one by one.
+        """
         if self.shrinkage == "auto":
-            digest[:, 2 * d] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
-        np.add(mean, (self.centres[k] - self.origin) / self.scale, out=digest[:, :d])
-        digest[:, d : 2 * d] = squares
+            return super()._digest(k, count, sums)
+        sums *= (1 / np.maximum(count, 1))[..., np.newaxis]
+        return sums
+
+    def _describe(self, k: int, count: Floats, sums: Floats, digest: Floats) -> None:
+        """Write mean, shrunk covariance, mean squares about the centre, and whether to doubt."""
+        d, q = self.X.shape[1], len(self.row)
+        covariance = digest[:, d : d + q]
+        mean, squares = self._moments(count, sums, covariance)
+        digest[:, -1] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+        digest[:, :d], digest[:, d + q : -1] = mean, squares
+
+    def _means(self, digests: list[Floats]) -> Floats:
+        """Return the classes' means about the origin, (n_present, d, n_sets)."""
+        d = self.X.shape[1]
+        moved = [(centre - self.origin) / self.scale for centre in self.centres]
+        return np.stack([(g[:, :d] + m).T for g, m in zip(digests, moved, strict=True)])
 
     def _coefficients(self, counts: Floats, digests: list[Floats]) -> tuple[list[Floats], Flags]:
         d = self.X.shape[1]
-        means = np.stack([digest[:, :d].T for digest in digests])
+        means = self._means(digests)
         priors, log_priors, doubtful = self._log_priors(counts)
-        doubtful |= np.any([digest[:, 2 * d] > 0 for digest in digests], axis=0)
+        if self.shrinkage == "auto":
+            doubtful |= np.any([digest[:, -1] > 0 for digest in digests], axis=0)
         right = self._right_sides(means, priors)
         solution = np.zeros_like(right)
-        enough = np.ones(len(doubtful), dtype=bool)
-        if not self.shrinkage:
-            enough = counts.sum(axis=0) - (counts > 0).sum(axis=0) >= d
-        doubtful |= ~enough
-        if enough.any():
-            some = slice(None) if enough.all() else enough
-            weights = self._pooling_weights(counts, priors)[:, some]
-            squares, pooled = self._pool(weights, [digest[some] for digest in digests])
-            solution[:, :, some], unsure = self._solve(pooled, right[:, :, some], squares)
-            doubtful[some] |= unsure
         n_rows = counts.sum(axis=0)
+        enough = np.arange(len(doubtful))
+        if not self.shrinkage:
+            few = n_rows - (counts > 0).sum(axis=0) < d
+            enough = np.flatnonzero(~few)
+            doubtful |= few
+        weights = self._pooling_weights(counts, priors)
+        solution[:, :, enough], unsure = self._solve(weights, digests, right, enough)
+        doubtful[enough] |= unsure
         return self._assemble(n_rows, means, priors, log_priors, solution, doubtful)
 
     def _right_sides(self, means: Floats, priors: Floats) -> Floats:
@@ -190,47 +203,65 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             n_rows = np.maximum(n_rows - (counts > 0).sum(axis=0), 1)
         return np.asarray(counts / n_rows)
 
-    def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
-        """Return the pooled mean squares (d, n_sets) and covariances (n_sets, n_products)."""
-        d = self.X.shape[1]
-        squares = np.zeros((d, weights.shape[1]))
-        pooled = np.zeros((weights.shape[1], len(self.row)))
-        for weight, digest in zip(weights, digests, strict=True):
-            squares += weight * digest[:, d : 2 * d].T
-            pooled += weight[:, np.newaxis] * digest[:, 2 * d + 1 :]
-        if self.shrinkage != "auto" and self.shrinkage:
-            self._shrink(pooled, float(self.shrinkage))
-        return squares, pooled
+    def _solve(
+        self, weights: Floats, digests: list[Floats], right: Floats, which: Rows
+    ) -> tuple[Floats, Flags]:
+        """Return solutions, and where they may not be scikit-learn's, of the sets ``which``."""
+        solution = np.empty((*right.shape[:2], len(which)))
+        unsure = np.empty(len(which), dtype=bool)
+        for first in range(0, len(which), _STACKED):  # they stay in the cache
+            block = slice(first, first + _STACKED)
+            some = which[block]
+            squares, pooled = self._pool(weights[:, some], [digest[some] for digest in digests])
+            targets = np.moveaxis(right[:, :, some], (0, 1, 2), (2, 1, 0))
+            found, unsure[block] = self._solve_pooled(pooled, squares, targets)
+            solution[:, :, block] = np.moveaxis(found, (0, 1, 2), (2, 1, 0))
+        return solution, unsure
 
-    def _solve(self, pooled: Floats, right: Floats, squares: Floats) -> tuple[Floats, Flags]:
-        """Return the solutions (d, n_targets, n_sets), and where they may not be scikit-learn's.
+    def _pool(self, weights: Floats, digests: list[Floats]) -> tuple[Floats, Floats]:
+        """Return the pooled mean squares (n_sets, d) and covariances (n_sets, d, d).
+
+        Digests are overwritten.
+        """
+        d, q = self.X.shape[1], len(self.row)
+        means = np.stack([digest[:, :d] for digest in digests], axis=1)
+        for weight, digest in zip(weights, digests, strict=True):
+            digest[:, d:] *= weight[:, np.newaxis]
+        total = digests[0][:, d:]
+        for digest in digests[1:]:
+            total += digest[:, d:]
+        pooled = total.take(self.square, axis=1).reshape(-1, d, d)
+        if self.shrinkage == "auto":
+            return total[:, q:-1], pooled
+        pooled -= np.swapaxes(means, 1, 2) @ (weights.T[:, :, np.newaxis] * means)
+        if self.shrinkage:
+            flat = pooled.reshape(-1, d * d)
+            self._shrink(flat, np.arange(d) * (d + 1), float(self.shrinkage))
+        return total.take(self.diagonal, axis=1), pooled
+
+    def _solve_pooled(self, pooled: Floats, squares: Floats, right: Floats) -> tuple[Floats, Flags]:
+        """Return what `_solve` does, with the sets along the first axis.
 
         The trace of a product bounds its norm: it tells how much rounding errors grow, and, for
-        "svd", whether there are directions of no variance. To estimate it by a few random vectors
-        costs a tenth of computing it, and its order of magnitude is all that is needed.
+        "svd", whether there are directions of no variance.
         """
-        variances = pooled[:, self.diagonal].T
-        d, limit = len(variances), MAX_ERROR / _EPS
-        if isinstance(self.shrinkage, str) or not self.shrinkage:
-            probes = self.probes[:, :, np.newaxis] * np.sqrt(squares + variances)[:, np.newaxis]
-            both = np.concatenate([right, probes], axis=1)
-            systems = PackedSystems.from_matrices(pooled, both)
-            solution = systems.solve(_PROBES)
-            if self.is_svd:
-                limit = min(limit, 0.99 / self.estimator.tol**2)
-            growth = sum_rows(systems.probe(_PROBES)) / _PROBES
-            return solution, np.asarray(~(growth < limit))
-        scale = self.scale[:, np.newaxis] ** 2
-        least = self.shrinkage * sum_rows(variances * scale) / d  # shrinking keeps it
-        unsure = ~(sum_rows((squares + variances) * scale) < limit * least)
-        pooled[unsure] = np.where(self.row == self.column, 1.0, 0.0)
-        solution = np.empty(right.shape)
-        for first in range(0, len(pooled), _STACKED):
-            some = slice(first, first + _STACKED)
-            matrices = pooled[some].take(self.square, axis=1).reshape(-1, d, d)
-            found = np.linalg.solve(matrices, np.moveaxis(right[:, :, some], 2, 0))
-            solution[:, :, some] = np.moveaxis(found, 0, 2)
-        return solution, unsure
+        variances = np.diagonal(pooled, axis1=1, axis2=2)
+        n_sets, n_targets, d = right.shape
+        limit = MAX_ERROR / _EPS
+        if self.shrinkage and self.shrinkage != "auto":
+            variances = variances * self.scale**2
+            least = self.shrinkage * variances.mean(axis=1)  # shrinking keeps it
+            unsure = ~((squares * self.scale**2 + variances).sum(axis=1) < limit * least)
+            solution = np.ascontiguousarray(right)
+            return solution, unsure | solve_definite(pooled, solution)
+        probed = probes(d) * np.sqrt(squares + variances)[:, np.newaxis]
+        both = np.empty((n_sets, n_targets + N_PROBES, d))
+        both[:, :n_targets], both[:, n_targets:] = right, probed
+        unsure = solve_definite(pooled, both)
+        growth = (probed * both[:, n_targets:]).reshape(n_sets, -1).sum(axis=1) / N_PROBES
+        if self.is_svd:
+            limit = min(limit, SURELY / self.estimator.tol**2)
+        return both[:, :n_targets], unsure | ~(growth < limit)
 
     def _may_drop_directions(
         self, n_rows: Floats, priors: Floats, apart: Floats, solution: Floats
@@ -277,19 +308,17 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         """
         if self.estimator.priors is not None:
             return dict.fromkeys(which.tolist(), DOUBTFUL)
-        counts = counts[:, which]
-        d, shares = self.X.shape[1], (counts > 0).astype(np.float64)
-        squares, pooled = self._pool(shares, [digest[which] for digest in digests])
+        shares = (counts > 0).astype(np.float64)
         if self.response == "predict_proba":
             return dict.fromkeys(which.tolist(), _NO_PROBABILITIES)
         if self.is_svd:
-            flat = pooled[:, self.diagonal].max(axis=1) < _FLAT
+            pooled = self._pool(shares[:, which], [digest[which] for digest in digests])[1]
+            flat = np.diagonal(pooled, axis1=1, axis2=2).max(axis=1) < _FLAT
             return dict.fromkeys(which[flat].tolist(), DOUBTFUL)
         origin = (self.origin / self.scale)[:, np.newaxis]
-        mean = origin + sum_rows(
-            np.stack([s * g[which, :d].T for s, g in zip(shares, digests, strict=True)])
-        )
-        solution, unsure = self._solve(pooled, mean[:, np.newaxis].copy(), squares)
+        mean = origin + sum_rows(shares[:, np.newaxis] * self._means(digests))
+        solution, unsure = self._solve(shares, digests, mean[:, np.newaxis], which)
+        mean = mean[:, which]
         slopes = np.where(unsure, 0.0, solution[:, 0])
         constants = sum_rows(slopes * (origin - mean / 2))
         made = np.column_stack([slopes.T, constants])
@@ -303,23 +332,27 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
     # --- what the pooled covariance does not tell exactly enough, with the solver "svd" ---------
 
     def _refit_doubtful(
-        self, scores: Floats, errors: Errors, rows_of: Callable[[int], NDArray[np.bool_]]
+        self, scores: Floats, errors: Errors, rows_of: Callable[[list[int]], NDArray[np.bool_]]
     ) -> None:
         """Solve by the rows themselves where that is exact, before refitting what is left."""
         doubtful = [j for j, error in errors.items() if error is DOUBTFUL] if self.is_svd else []
         if doubtful:
-            rows = np.stack([rows_of(j) for j in doubtful])
+            rows = rows_of(doubtful)
             n_seen = np.sum([rows[:, own].any(axis=1) for own in self.members], axis=0)
             is_wide = rows.sum(axis=1) - n_seen < self.X.shape[1]
             left = n_seen > 1
+            # and one more row, of no class, for sets with fewer rows than others
+            codes = np.append(self.fold.codes, -1)
+            X = np.append((self.X - self.origin) / self.scale, np.zeros((1, self.X.shape[1])), 0)
             for solve, kind in (
+                (solve_few, is_wide),
                 (solve_wide, is_wide),
                 (solve_tall, ~is_wide),
                 (solve_any, left),
             ):
                 which = np.flatnonzero(left & kind)
                 for some, members in by_length(rows, which, self.X.shape[1]):
-                    found, failed = self._score_rows(rows[some], members, solve)
+                    found, failed = self._score_rows(codes[members], X[members], solve)
                     for k, place in enumerate(some.tolist()):
                         if k not in failed:
                             scores[doubtful[place]] = found[k]
@@ -329,33 +362,39 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
 
     def _score_rows(
         self,
-        rows: NDArray[np.bool_],
-        members: NDArray[np.intp],
-        solve: Callable[[Floats, Floats, Floats], tuple[Floats, Flags]],
+        codes: Rows,
+        X: Floats,
+        solve: Callable[[Floats, Floats, Floats, Floats], tuple[Floats, Flags]],
     ) -> tuple[Floats, Errors]:
-        """Score sets by a decomposition of their rows, the first of ``members``."""
-        counts = np.stack([rows[:, own].sum(axis=1) for own in self.members]).astype(np.float64)
+        """Score sets by a decomposition of their rows.
+
+        Parameters
+        ----------
+        codes : ndarray of int, shape (n_sets, length)
+            The rows' classes, -1 for none.
+        X : ndarray of shape (n_sets, length, d)
+            Zero for rows of no class.
+        solve : callable
+            See `solve_few`.
+        """
+        owners = (codes[:, np.newaxis] == self.present[:, np.newaxis]).astype(np.float64)
+        counts = owners.sum(axis=2).T
         priors, log_priors, doubtful = self._log_priors(counts)
         n_rows = counts.sum(axis=0)
-        belongs = np.arange(members.shape[1]) < n_rows[:, np.newaxis]
-        codes = np.where(belongs, np.searchsorted(self.present, self.fold.codes[members]), -1)
-        X = (self.X[members] - self.origin) / self.scale
-        average = (codes == np.arange(len(counts))[:, np.newaxis, np.newaxis]) / np.maximum(
-            counts, 1
-        )[:, :, np.newaxis]
-        means = np.swapaxes(average, 0, 1) @ X
-        Z = contrasts(codes, X) if solve is solve_wide else centred(codes, X, means)
+        means = (owners @ X) / np.maximum(counts, 1).T[:, :, np.newaxis]
+        Z = X - np.swapaxes(owners, 1, 2) @ means
         means = np.moveaxis(means, 0, 2)
         deviation = np.sqrt((Z**2).sum(axis=1) / n_rows[:, np.newaxis])
         flat = deviation < _FLAT
         doubtful |= (flat & ~((deviation == 0) & self.is_whole)).any(axis=1)
         deviation[flat] = 1.0
         right = np.moveaxis(self._right_sides(means, priors), 2, 0) / deviation[:, :, np.newaxis]
+        Z /= deviation[:, np.newaxis]
         n_free = n_rows
         if _divisor() == _FREEDOM:
             n_free = n_rows - (counts > 0).sum(axis=0)
         least = np.sqrt(n_free) * self.estimator.tol
-        solution, unsure = solve(Z / deviation[:, np.newaxis], right, least)
+        solution, unsure = solve(owners, Z, right, least)
         doubtful |= unsure
         solution *= (n_free[:, np.newaxis] / deviation)[:, :, np.newaxis]
         solution[doubtful] = 0.0

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.metrics import metric_name
-from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     Errors,
     IncrementalUtility,
     PrefixErrors,
     blocked_matmul,
+    prefix_rows,
 )
 from skdvl.utilities.incremental.moments import column_centres
 from skdvl.utilities.supervised import FallbackRule
@@ -197,12 +197,7 @@ class LinearUtility(IncrementalUtility):
             scores[block] = self._scores(outputs, present[block], failed)
             flat_errors.update({start + j: error for j, error in failed.items()})
             start = block.stop
-
-        def rows_of(j: int) -> NDArray[np.bool_]:
-            order, size = divmod(j, n_sizes)
-            return prefix_coalitions(orders[order], sizes[order, size : size + 1])[0]
-
-        self._refit_doubtful(scores, flat_errors, rows_of)
+        self._refit_doubtful(scores, flat_errors, prefix_rows(orders, sizes))
         errors = {divmod(j, n_sizes): error for j, error in flat_errors.items()}
         return scores.reshape(sizes.shape), errors
 

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit
 from sklearn.base import clone
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -26,8 +27,8 @@ from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import Errors, IncrementalUtility, PrefixErrors
 from skdvl.utilities.incremental.class_scores import predict_from_difference, predict_from_scores
 from skdvl.utilities.incremental.conjugate import ConjugateSoftmaxSlots
-from skdvl.utilities.incremental.newton import BinarySlots
-from skdvl.utilities.incremental.optima import Floats, Slots, Tracks, matmul_by_row
+from skdvl.utilities.incremental.newton import BinarySlots, approach
+from skdvl.utilities.incremental.optima import Floats, Slots, Tracks, gram_inverses, matmul_by_row
 from skdvl.utilities.incremental.penalties import FixedPenalty, Penalty, ScaledPenalty
 from skdvl.utilities.incremental.softmax import NewtonSoftmaxSlots
 
@@ -37,7 +38,7 @@ _MAX_COLUMNS = 100  # beyond, an inverse Hessian costs as much as lbfgs
 _MAX_NUMBERS = 3 * 10**5  # rows times columns (times classes), likewise
 _MAX_DENSE = 80  # coefficients of all classes up to which their Hessian is inverted
 _MAX_CONDITION = 1e11  # beyond, rounding errors show in the sixth digit
-_TRACK_STEPS = 12  # prefixes that are solved one after the other; a new start costs two of them
+_TRACK_STEPS = 6  # prefixes that are solved one after the other; fewer fill slots with few orders
 _CELLS = 2**20  # numbers in a working array: 8 MB
 
 
@@ -155,7 +156,8 @@ class LogisticUtility(IncrementalUtility):
         return _Problem(np.ascontiguousarray(Z), np.ascontiguousarray(Z_val.T), penalty)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "_problem"}
+        derived = ("_problem", "_shared_inverses")
+        return {key: value for key, value in self.__dict__.items() if key not in derived}
 
     @cached_property
     def _anchors(self) -> Floats:
@@ -175,6 +177,31 @@ class LogisticUtility(IncrementalUtility):
                 anchor[:] = last = optimum
         return anchors
 
+    @cached_property
+    def _shared_inverses(self) -> Floats:
+        """Inverse Hessians at the anchors, (n_levels, q, q), of as many rows as sets there have."""
+        Z, _, penalty = self._problem
+        everyone = self._tracks_of_sets(np.ones((1, len(Z)), dtype=bool))
+        weights = everyone.weights(np.zeros(1, dtype=np.intp), np.zeros(1, dtype=np.intp))
+        proba = expit(self._anchors @ Z.T)
+        curvatures = weights * proba * (1 - proba) * 0.5 ** np.arange(len(proba))[:, np.newaxis]
+        penalties = np.broadcast_to(penalty.of_sets(weights), self._anchors.shape)
+        return gram_inverses(Z, curvatures, penalties)
+
+    def _starts(self, tracks: Tracks, steps: NDArray[np.intp]) -> Floats:
+        """Return where each track's set of some step is started from."""
+        each = np.arange(len(steps))
+        sizes = tracks.members(each, steps).sum(axis=1)
+        level = _level(np.maximum(sizes, 1), len(self.X))
+        starts = self._anchors[level]
+        if not self.is_binary:
+            return starts
+        Z, _, penalty = self._problem
+        weights = tracks.weights(each, steps)
+        penalties = penalty.of_sets(weights)
+        targets = self.fold.codes.astype(np.float64)
+        return approach(starts, weights, penalties, level, self._shared_inverses, Z, targets)
+
     def _tracks_of_sets(self, rows: NDArray[np.bool_]) -> Tracks:
         return Tracks.of_sets(rows, self.fold.codes, self.n_classes, self.class_weight)
 
@@ -190,8 +217,9 @@ class LogisticUtility(IncrementalUtility):
         return solver(tracks, starts, Z, penalty, n_slots).solve()
 
     def _predict(self, rows: NDArray[np.bool_], response: str) -> tuple[NDArray[Any], Errors]:
-        starts = self._anchors[_level(rows.sum(axis=1), len(self.X))]
-        optima = self._solve(self._tracks_of_sets(rows), starts, self._problem.penalty)
+        tracks = self._tracks_of_sets(rows)
+        starts = self._starts(tracks, np.zeros(len(rows), dtype=np.intp))
+        optima = self._solve(tracks, starts, self._problem.penalty)
         return self._predict_at(optima[:, 0], rows, response)
 
     def _score_prefixes(
@@ -225,9 +253,7 @@ class LogisticUtility(IncrementalUtility):
             self.class_weight,
         )
         begun = np.minimum(tracks.first, length - 1)
-        first_sizes = tracks.sizes[np.arange(len(begun)), begun]
-        starts = self._anchors[_level(np.maximum(first_sizes, 1), len(self.X))]
-        optima = self._solve(tracks, starts, self._problem.penalty)
+        optima = self._solve(tracks, self._starts(tracks, begun), self._problem.penalty)
         return optima.reshape(n_orders, n_parts * length, -1)[:, :n_sizes]
 
     def _score_track(

@@ -2,9 +2,9 @@
 
 The matrices are small and there are hundreds of them, so a call of LAPACK for each would mostly
 be overhead. Stacks are kept with the sets along the last axis; what is done to one entry of every
-matrix is then one operation on a contiguous vector. Up to 30 variables that is as fast as numpy's
-stacked Cholesky, whose operands would have to be transposed to and fro, and such elementwise
-operations give each set the same bits whatever the others are.
+matrix is then one operation on a contiguous vector. Up to some ten variables that is the fastest
+way, beyond see `definite`; and such elementwise operations give each set the same bits whatever the
+others are.
 """
 
 from __future__ import annotations
@@ -100,25 +100,6 @@ class PackedSystems:
             for start, length in zip(self._starts.tolist(), lengths.tolist(), strict=True)
         ]
 
-    @classmethod
-    def from_matrices(cls, lower: Floats, right: Floats) -> PackedSystems:
-        """Build systems from matrices and right sides.
-
-        Parameters
-        ----------
-        lower : ndarray of shape (n_sets, n_variables * (n_variables + 1) / 2)
-            Lower triangles, column by column.
-        right : ndarray of shape (n_variables, n_targets, n_sets)
-        """
-        p, n_targets, n_sets = right.shape
-        ends = np.cumsum(p - np.arange(p))
-        places = np.arange(lower.shape[1]) + np.repeat(n_targets * np.arange(p), p - np.arange(p))
-        packed = np.empty((lower.shape[1] + p * n_targets, n_sets))
-        packed[places] = lower.T
-        targets = ends[:, np.newaxis] + n_targets * np.arange(p)[:, np.newaxis]
-        packed[targets + np.arange(n_targets)] = right
-        return cls(packed, p, n_targets)
-
     def add_to_diagonal(self, added: Floats) -> None:
         """Add ``added`` of shape (n_variables,) to the diagonal of every matrix."""
         for column, value in zip(self._columns, added.tolist(), strict=True):
@@ -129,25 +110,12 @@ class PackedSystems:
         """Return a copy of the diagonals, shape (n_variables, n_sets), before `solve`."""
         return self._packed[self._starts]
 
-    def solve(self, n_probes: int = 0) -> Floats:
-        """Factor the matrices and return the solutions, (n_variables, n_targets, n_sets).
-
-        The last ``n_probes`` targets are not solved for, see `probe`.
-        """
+    def solve(self) -> Floats:
+        """Factor the matrices and return the solutions, (n_variables, n_targets, n_sets)."""
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             self._factor()
-            end = self.n_targets - n_probes
-            forward = [c[self.n_variables - j :][:end] for j, c in enumerate(self._columns)]
+            forward = [column[self.n_variables - j :] for j, column in enumerate(self._columns)]
             return self._back_substitute(np.stack(forward))
-
-    def probe(self, n_probes: int) -> Floats:
-        """Return b'A⁻¹b for the last targets b, shape (n_probes, n_sets), after `solve`.
-
-        For random b whose entries have the variances w and no correlation, its mean is the sum
-        of w times the diagonal of the inverse.
-        """
-        with np.errstate(invalid="ignore", over="ignore"):
-            return sum_rows(np.stack([column[-n_probes:] ** 2 for column in self._columns]))
 
     def solve_again(self, right: Floats) -> Floats:
         """Solve for other right sides, shape (n_variables, n_targets, n_sets), in place."""

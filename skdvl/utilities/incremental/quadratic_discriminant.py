@@ -13,6 +13,7 @@ from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import Errors
 from skdvl.utilities.incremental.class_covariances import ClassCovariancesUtility
 from skdvl.utilities.incremental.contrasts import MAX_ERROR
+from skdvl.utilities.incremental.definite import factor, invert, substitute
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["QuadraticDiscriminantUtility"]
@@ -87,7 +88,7 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         elif self.shrinkage == "auto":
             doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
         elif self.shrinkage:
-            self._shrink(covariance, float(self.shrinkage))
+            self._shrink(covariance, self.diagonal, float(self.shrinkage))
         mean += (self.centres[k] - self.origin) / self.scale
         few = self._has_too_few_rows(count)
         enough = np.flatnonzero((count >= 2) & ~few)
@@ -104,31 +105,36 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         """Return coefficients and what is known, for some covariances (n, n_products)."""
         d, q = mean.shape[1], len(self.row)
         matrices = covariance.take(self.square, axis=1).reshape(-1, d, d)
-        factors = _cholesky_or_nan(matrices)
-        pivots = np.diagonal(factors, axis1=1, axis2=2)
+        definite = ~factor(matrices)
+        pivots = np.diagonal(matrices, axis1=1, axis2=2).copy()
         # of a singular matrix rounding may leave small pivots
-        definite = np.all(pivots**2 > 1e-14 * covariance[:, self.diagonal], axis=1)
-        matrices[~definite] = np.eye(d)
-        precision = np.asarray(np.linalg.inv(matrices), dtype=np.float64)
-        slopes = (precision @ mean[:, :, np.newaxis])[:, :, 0]
+        definite &= np.all(pivots**2 > 1e-14 * covariance.take(self.diagonal, axis=1), axis=1)
+        matrices[~definite], pivots[~definite] = np.eye(d), 1.0
+        slopes = mean[:, np.newaxis].copy()
+        substitute(matrices, slopes)
+        slopes = slopes[:, 0]
+        invert(matrices)
+        precision = matrices.reshape(-1, d * d)
         made = np.empty((len(mean), q + d + 2))
-        made[:, :q] = precision[:, self.row, self.column]
+        made[:, :q] = precision.take(self.column * d + self.row, axis=1)
         made[:, :q] *= np.where(self.row == self.column, -0.5, -1.0)
         made[:, q:-2] = slopes
-        with np.errstate(invalid="ignore"):
-            log_determinant = 2 * np.log(pivots * self.scale).sum(axis=1)
+        log_determinant = 2 * np.log(pivots * self.scale).sum(axis=1)
         made[:, -2] = -0.5 * ((slopes * mean).sum(axis=1) + log_determinant)
-        made[:, -1] = self._knowledge(count, squares, covariance, precision, definite)
+        inverse = precision.take(np.arange(d) * (d + 1), axis=1)  # indexing gives another order
+        made[:, -1] = self._knowledge(count, squares, covariance, inverse, definite)
         made[made[:, -1] != _SOUND, :-1] = 0.0
         return made
 
     def _knowledge(
-        self, count: Floats, squares: Floats, covariance: Floats, precision: Floats, definite: Flags
+        self, count: Floats, squares: Floats, covariance: Floats, inverse: Floats, definite: Flags
     ) -> Floats:
-        """Tell which covariances scikit-learn refuses, and which are close to that."""
+        """Tell which covariances scikit-learn refuses, and which are close to that.
+
+        ``inverse`` has the diagonals of their inverses.
+        """
         d = squares.shape[1]
-        variances = covariance[:, self.diagonal]
-        inverse = np.diagonal(precision, axis1=1, axis2=2)
+        variances = covariance.take(self.diagonal, axis=1)
         growth = ((squares + variances) * inverse).sum(axis=1)
         exact = definite & (growth < MAX_ERROR / _EPS)
         known = np.where(exact, _SOUND, _UNKNOWN)
@@ -179,21 +185,6 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
         message = "ValueError: The number of classes has to be greater than one. Got 1 class."
         errors.update(dict.fromkeys(alone.tolist(), message))
         return errors
-
-
-def _cholesky_or_nan(matrices: Floats) -> Floats:
-    """Return the Cholesky factors of a stack of matrices, NaN for the indefinite ones."""
-    try:
-        return np.asarray(np.linalg.cholesky(matrices), dtype=np.float64)
-    except np.linalg.LinAlgError:
-        # numpy gives up on the whole stack for one of them
-        factors = np.full_like(matrices, np.nan)
-        for factor, matrix in zip(factors, matrices, strict=True):
-            try:
-                factor[:] = np.linalg.cholesky(matrix)
-            except np.linalg.LinAlgError:
-                continue
-        return factors
 
 
 def _refuses_deficient() -> bool:
