@@ -113,9 +113,9 @@ def free_ports(n):
 def ray_head(tmp_path, started_by):
     """Start the head of a Ray cluster of this test alone; gives its address and what kills it."""
     pytest.importorskip("ray")
-    port, *others = free_ports(6)
-    names = ["ray-client-server", "dashboard-agent-listen", "dashboard-agent-grpc"]
-    names += ["metrics-export", "runtime-env-agent"]
+    port, *others = free_ports(5)
+    names = ["dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export"]
+    names += ["runtime-env-agent"]
     # a short name, for sockets
     with tempfile.TemporaryDirectory(prefix="ray") as directory:
         marker = f"{tmp_path}/head"
