@@ -111,12 +111,14 @@ class Evaluator:
     ) -> None:
         self._stack.close()
 
-    def __call__(self, tasks: Sequence[Task]) -> Generator[NDArray[np.float64]]:
-        """Yield the utilities of tasks, in their order."""
+    def __call__(
+        self, tasks: Sequence[Task], borders: Sequence[int] = ()
+    ) -> Generator[NDArray[np.float64]]:
+        """Yield the utilities of tasks, in their order; at a border a round begins."""
         if self._runner is None:
             runner = TaskRunner(evaluate_task, self.shared, n_jobs=self.n_jobs)
             self._runner = self._stack.enter_context(runner)
-        with closing(self._runner.run(tasks)) as results:
+        with closing(self._runner.run(tasks, borders=borders)) as results:
             for utilities, happened in results:
                 if self.store is not None and happened.cached:
                     self.store.set_many(happened.cached)

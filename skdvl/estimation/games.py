@@ -117,6 +117,11 @@ class GameInPlay:
         entry.append(task.n_draws, utilities)
         self.n_evals += utilities.size - int(np.isnan(utilities).sum())
 
+    def pass_over(self, task: Task, scheme: SamplingScheme) -> None:
+        """Count the draws of a task as done, without their utilities."""
+        self.log.rounds[-1][self._position(task.chunk)].n_done += task.n_draws
+        self.n_evals += task.n_draws * scheme.cost_per_draw(self.game.n_players)
+
     def settle(self) -> None:
         """Let go of an earlier run that tells no more than this one."""
         if self.longest_log is self.log:

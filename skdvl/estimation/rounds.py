@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
 from skdvl.estimation.games import GameInPlay, Task, combine
+from skdvl.estimation.look_ahead import Evaluate, LookAhead
 from skdvl.estimation.stopping import Snapshot, StoppingRule
 from skdvl.sampling.base import Estimate, SamplingScheme
 from skdvl.semivalues import Semivalue
@@ -18,8 +19,6 @@ from skdvl.semivalues import Semivalue
 __all__ = ["estimate_all", "play_rounds"]
 
 _SECONDS_BETWEEN_SAVES = 10.0
-
-Evaluate = Callable[[Sequence[Task]], Generator[NDArray[np.float64]]]
 
 
 def play_rounds(
@@ -62,7 +61,10 @@ def play_rounds(
     """
     snapshots: list[Snapshot] = []
     started: float | None = None
-    with _progress_bar(games, scheme, verbose) as bar:
+    with ExitStack() as stack:
+        bar = stack.enter_context(_progress_bar(games, scheme, verbose))
+        if rule is None and scheme.is_foreseeable and all(game.known is None for game in games):
+            evaluate = stack.enter_context(LookAhead(evaluate, games, scheme, target))
         while tasks := [task for game in games for task in game.next_tasks(scheme, target)]:
             unknown = [task for task in tasks if not games[task.fold].recall(task, scheme)]
             if unknown:

@@ -107,6 +107,9 @@ class OnExecutor(AutoBatchingMixin, ParallelBackendBase):
         self._fill()
         if batch.callback is not None:
             batch.callback(batch)
+        # A cycle: this method is a callback of the future. Dask keeps a result as long as a future
+        # lives, and computes it again when the worker dies that has it.
+        del batch.future
 
     def retrieve_result_callback(self, out: Batch) -> Any:
         """Return the results of a batch that ended, or raise what it raised."""
@@ -183,12 +186,9 @@ class ExecutorBackend(OnExecutor):
     def _send(self, function: Callable) -> Future:
         executor = self._executor
         try:
-            return self._submit_to(executor, function)
+            return executor.submit(function)
         except BrokenExecutor:
-            return self._submit_to(self._in_place_of(executor), function)
-
-    def _submit_to(self, executor: Executor, function: Callable) -> Future:
-        return executor.submit(function)
+            return self._in_place_of(executor).submit(function)
 
     def _in_place_of(self, broken: Executor) -> Executor:
         """Return the pool that replaces a broken one, made by the first thread that asks."""

@@ -1,5 +1,6 @@
 """What must be known of other people's executors beyond their common interface."""
 
+import asyncio
 import concurrent.futures
 import sys
 from concurrent.futures import Executor
@@ -9,6 +10,8 @@ import joblib
 
 _LOKY = "joblib.externals.loky"
 _DASK_SECONDS = 10
+DASK_ANSWER_SECONDS = 3  # within which a scheduler that lives tells what it knows
+DASK_IS_SILENT = (OSError, asyncio.TimeoutError)
 
 
 def is_threads(executor: Executor) -> bool:
@@ -89,7 +92,7 @@ def require_workers(executor: Any) -> None:
         return
     try:
         executor._client.wait_for_workers(1, timeout=_DASK_SECONDS)
-    except TimeoutError as error:
+    except asyncio.TimeoutError as error:
         raise RuntimeError(
             f"the Dask cluster {executor._client} has no worker after {_DASK_SECONDS} seconds"
         ) from error
@@ -97,9 +100,13 @@ def require_workers(executor: Any) -> None:
 
 def has_workers(executor: Any) -> bool:
     """Say whether a Dask cluster can be reached and has a worker now."""
+    client = executor._client
+    if client.status != "running":  # it would try to reach the scheduler for half a minute
+        return False
     try:
-        return bool(executor._client.scheduler_info()["workers"])
-    except (OSError, TimeoutError):
+        # a public method would give what was known last where the scheduler does not answer
+        return bool(client.sync(client.scheduler.ncores, callback_timeout=DASK_ANSWER_SECONDS))
+    except DASK_IS_SILENT:
         return False
 
 

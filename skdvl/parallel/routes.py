@@ -56,7 +56,7 @@ class Route:
     def backend(self) -> TaskBackend | str | None:
         """The backend for ``joblib.Parallel``; None: the one in force."""
         if self.executor is not None:
-            return TaskBackend(self.executor, self.handle, self.n_workers)
+            return TaskBackend(self.executor, self.n_workers)
         # a single job is no reason for Dask's backend to stay in this process
         return "sequential" if self.n_workers == 1 else None
 

@@ -77,6 +77,7 @@ class TaskRunner(Generic[P, R]):
         *,
         describe: Callable[[P], str] = str,
         seconds: float | None = None,
+        borders: Sequence[int] = (),
     ) -> Generator[R]:
         """Yield the results in the order of the payloads, each as early as it can.
 
@@ -90,6 +91,9 @@ class TaskRunner(Generic[P, R]):
             What a payload takes at most, by a guess. Where nobody chose a backend, processes are
             started once it is known that they pay; the guess can spare a long first payload from
             being that which tells.
+        borders : sequence of int, default=()
+            Numbers of payloads that never travel together with the one before them, ascending:
+            what lies before a border is complete no later than it would be alone.
 
         Yields
         ------
@@ -104,7 +108,7 @@ class TaskRunner(Generic[P, R]):
         done: dict[int, R] = {}
         n_yielded = 0
         self._was_cut_short = True
-        with closing(self._outcomes(payloads, describe, seconds)) as outcomes:
+        with closing(self._outcomes(payloads, describe, seconds, borders)) as outcomes:
             for outcome in outcomes:
                 if isinstance(outcome.results, Failure):
                     raise outcome.results.to_exception()
@@ -116,7 +120,11 @@ class TaskRunner(Generic[P, R]):
         self._was_cut_short = False
 
     def _outcomes(
-        self, payloads: Sequence[P], describe: Callable[[P], str], seconds: float | None
+        self,
+        payloads: Sequence[P],
+        describe: Callable[[P], str],
+        seconds: float | None,
+        borders: Sequence[int],
     ) -> Generator[Outcome]:
         """Yield the outcomes of all payloads as they come."""
         waiting = deque(range(len(payloads)))
@@ -128,7 +136,7 @@ class TaskRunner(Generic[P, R]):
             alone = bool(n_losses)
             numbers = deque([min(n_losses)]) if alone else waiting
             losses = []
-            with closing(self._call(payloads, numbers)) as outcomes:
+            with closing(self._call(payloads, numbers, borders)) as outcomes:
                 for outcome in outcomes:
                     if isinstance(outcome, Lost):
                         losses.append(outcome)
@@ -171,13 +179,16 @@ class TaskRunner(Generic[P, R]):
         if waiting:
             _pool.note_use()
 
-    def _call(self, payloads: Sequence[P], waiting: deque[int]) -> Generator[Outcome | Lost]:
+    def _call(
+        self, payloads: Sequence[P], waiting: deque[int], borders: Sequence[int]
+    ) -> Generator[Outcome | Lost]:
         """Send the waiting payloads through joblib; yield what comes back, losses too."""
         under_way: set[int] = set()
 
         def tasks() -> Iterator[tuple[Task, tuple, dict]]:
             while waiting:
-                size = self._grouping.size(len(waiting))
+                room = next((end - waiting[0] for end in borders if end > waiting[0]), len(waiting))
+                size = min(self._grouping.size(len(waiting)), room)
                 numbers = [waiting.popleft() for _ in range(size)]
                 under_way.update(numbers)
                 task = Task(self._route.handle, numbers, [payloads[k] for k in numbers])

@@ -13,17 +13,17 @@ import shutil
 import tempfile
 import threading
 import uuid
-import warnings
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, Future
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
+from skdvl.parallel.executors import DASK_ANSWER_SECONDS, DASK_IS_SILENT
 from skdvl.parallel.pickling import Packed, unpack
 
+_DASK_ATTEMPTS = 3
 _KEPT = 2  # blocks a worker keeps: two fits that overlap do not push each other out
 
 
@@ -59,10 +59,6 @@ class Handle(ABC):
     @abstractmethod
     def load(self) -> Any:
         """Return what all tasks share, where the task runs."""
-
-    def submit(self, executor: Executor, function: Callable) -> Future:
-        """Submit a task that carries this handle."""
-        return executor.submit(function)
 
     def close(self) -> None:
         """Release what was published."""
@@ -141,32 +137,43 @@ class RayHandle(Handle):
 class DaskHandle(Handle):
     """A block in the memory of Dask's workers, sent to each of them once.
 
-    It is the result of a task, not scattered: scattered data die with the last worker that has
-    them and take all tasks along, while the scheduler computes a lost result again.
+    It goes as a plugin, which workers that come later get too. As data it would lie with the
+    worker that had them first: tasks would queue there while other workers are idle, and with the
+    last worker that has them scattered data die and take all tasks along.
     """
 
     def __init__(self, shared: Any, client: Any) -> None:
-        self._token = uuid.uuid4().hex
-        block = np.frombuffer(Packed(shared).to_bytes(), dtype=np.uint8)
-        with warnings.catch_warnings():
-            # Dask advises to scatter instead of sending 10 MB in a task
-            warnings.simplefilter("ignore", UserWarning)
-            self._kept = client.submit(_keep, block, pure=False)
+        from distributed import WorkerPlugin
+
+        class Block(WorkerPlugin):
+            def __init__(self, block: bytearray) -> None:
+                self.block = block
+
+        self._client = client
+        self._token = f"skdvl-{uuid.uuid4().hex}"
+        block = Block(Packed(shared).to_bytes())
+        for attempts_left in reversed(range(_DASK_ATTEMPTS)):
+            try:
+                client.register_plugin(block, self._token)
+                break
+            except OSError:  # a worker died in the meantime
+                if not attempts_left:
+                    raise
 
     def __reduce__(self) -> tuple:
         return _DaskHandleOnWorker, (self._token,)
-
-    def submit(self, executor: Executor, function: Callable) -> Future:
-        """Submit with the block as an argument: Dask resolves it nowhere else."""
-        return executor.submit(_with_block, self._kept, function)
 
     def load(self) -> Any:
         """Say that this handle is of use on workers only."""
         raise RuntimeError("a task for Dask cannot run in the process that sent it")
 
     def close(self) -> None:
-        """Let the workers forget the block."""
-        self._kept.release()
+        """Let the cluster forget the block."""
+        if self._client.status != "running":  # the cluster is gone
+            return
+        with contextlib.suppress(*DASK_IS_SILENT):
+            forget = self._client.scheduler.unregister_worker_plugin
+            self._client.sync(forget, name=self._token, callback_timeout=DASK_ANSWER_SECONDS)
 
 
 class _DaskHandleOnWorker(Handle):
@@ -174,22 +181,10 @@ class _DaskHandleOnWorker(Handle):
         self._token = token
 
     def load(self) -> Any:
-        return _LOADED.get(self._token, lambda: unpack(_arrived.block))
+        from distributed import get_worker
 
-
-_arrived = threading.local()  # .block: of the task that runs in this thread
-
-
-def _keep(block: Any) -> Any:
-    return block
-
-
-def _with_block(block: Any, function: Callable) -> Any:
-    _arrived.block = block
-    try:
-        return function()
-    finally:
-        del _arrived.block
+        plugins: dict[str, Any] = get_worker().plugins
+        return _LOADED.get(self._token, lambda: unpack(plugins[self._token].block))
 
 
 def _directory_with_room(n_bytes: int) -> str:

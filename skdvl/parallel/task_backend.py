@@ -2,17 +2,15 @@
 
 import threading
 import time
-from collections.abc import Callable
-from concurrent.futures import BrokenExecutor, Executor, Future
+from concurrent.futures import BrokenExecutor, CancelledError, Executor
 from typing import Any
 
 from skdvl.parallel import executors
 from skdvl.parallel.backend import Batch, ExecutorBackend
 from skdvl.parallel.failures import Lost, WorkerLostError
-from skdvl.parallel.sharing import Handle
 
-_WATCH_SECONDS = 2.0
-_PATIENCE_SECONDS = 25.0  # a nanny takes a few seconds to start a worker again
+_WATCH_SECONDS = 1.0
+_PATIENCE_SECONDS = 22.0  # a nanny takes 2 to 17 seconds to start a worker again
 
 
 class TaskBackend(ExecutorBackend):
@@ -21,10 +19,10 @@ class TaskBackend(ExecutorBackend):
     As an exception it would make joblib drop all else that is under way.
     """
 
-    def __init__(self, executor: Executor, handle: Handle, n_workers: int) -> None:
+    def __init__(self, executor: Executor, n_workers: int) -> None:
         super().__init__(executor, nesting_level=0)
-        self._handle = handle
         self._n_workers = n_workers
+        self._seconds_deserted = 0.0  # without any worker, since the last result came
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         """Prepare a call of ``joblib.Parallel``.
@@ -50,18 +48,18 @@ class TaskBackend(ExecutorBackend):
         self._call_ended.set()
 
     def _watch(self, ended: threading.Event) -> None:
-        last_seen = time.monotonic()
+        """Give up where workers stay away, or come back only to die again, for too long."""
+        last_look = time.monotonic()
         while not ended.wait(_WATCH_SECONDS):
-            if executors.has_workers(self._executor):
-                last_seen = time.monotonic()
-            elif time.monotonic() - last_seen > _PATIENCE_SECONDS:
-                lost = WorkerLostError("no worker is left in the Dask cluster")
-                lost.n_attempts = None
-                self.give_up(lost)
+            has_workers = executors.has_workers(self._executor)
+            seconds = time.monotonic() - last_look
+            last_look += seconds
+            if has_workers:
+                continue
+            self._seconds_deserted += seconds
+            if self._seconds_deserted > _PATIENCE_SECONDS:
+                self.give_up(_dask_is_gone())
                 return
-
-    def _submit_to(self, executor: Executor, function: Callable) -> Future:
-        return self._handle.submit(executor, function)
 
     def retrieve_result_callback(self, out: Batch) -> Any:
         """Return the outcomes of a batch, or which tasks were lost."""
@@ -69,7 +67,11 @@ class TaskBackend(ExecutorBackend):
             # an end for joblib, which would go on to send tasks to an executor that takes none
             return out.future.result()
         try:
-            return out.future.result()
+            outcomes = out.future.result()
+        except CancelledError:
+            if not executors.is_dask(self._executor):
+                raise
+            raise _dask_is_gone() from None  # what a client does that has lost its scheduler
         except BrokenExecutor as error:
             n_attempts = getattr(error, "n_attempts", 1)
             if n_attempts is None:
@@ -81,6 +83,8 @@ class TaskBackend(ExecutorBackend):
             # Dask's, after attempts of its own; it counts all that a dead worker had before it
             n_attempts = error.allowed_failures + 1  # type: ignore[attr-defined]
             return self._lost(out, error, n_attempts, is_certain=False)
+        self._seconds_deserted = 0.0
+        return outcomes
 
     def _lost(
         self, batch: Batch, error: BaseException, n_attempts: int, *, is_certain: bool
@@ -90,3 +94,9 @@ class TaskBackend(ExecutorBackend):
             Lost(task.numbers, error, n_attempts, is_certain=is_certain)
             for task, _, _ in batch.function.items  # type: ignore[attr-defined]
         ]
+
+
+def _dask_is_gone() -> WorkerLostError:
+    lost = WorkerLostError("no worker is left in the Dask cluster, or its scheduler is lost")
+    lost.n_attempts = None
+    return lost

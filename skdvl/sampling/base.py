@@ -94,10 +94,13 @@ class SamplingScheme(ABC):
         The name under which ``method`` finds the scheme.
     is_exact : bool
         Whether the values are free of sampling error once the plan is exhausted.
+    is_foreseeable : bool
+        Whether plans and costs depend on how many draws there are, and not on their utilities.
     """
 
     name: ClassVar[str]
     is_exact: ClassVar[bool] = False
+    is_foreseeable: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

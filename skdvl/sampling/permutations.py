@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +33,8 @@ class OrderScheme(MarginalScheme):
     .. [1] Castro, Gómez, Tejada (2009). "Polynomial calculation of the Shapley value based on
        sampling." Computers & Operations Research.
     """
+
+    is_foreseeable: ClassVar[bool] = True
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
         """Return uniform random orders."""
@@ -164,6 +167,8 @@ class TruncatedMonteCarlo(OrderScheme, name="tmc"):
     .. [1] Ghorbani, Zou (2019). "Data Shapley: equitable valuation of data for machine learning."
        ICML.
     """
+
+    is_foreseeable: ClassVar[bool] = False  # what an order costs is seen on the way
 
     truncation: float = 0.01
 

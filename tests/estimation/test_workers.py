@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from dataclasses import dataclass, replace
 
 import joblib
 import numpy as np
@@ -18,7 +19,9 @@ from skdvl import estimate_values
 from skdvl.caching import Cache, CacheWarning, MemcachedCache, MemoryCache
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.parallel import TaskRunner
 from skdvl.parallel.pickling import cloudpickle
+from skdvl.sampling import Permutation
 from skdvl.semivalues import Shapley
 from skdvl.utilities import CallableUtility
 from skdvl.utilities.cached import CachedUtility
@@ -70,6 +73,46 @@ def assert_same_results(results, expected):
 def test_the_same_bits_on_every_backend(noisy_game, expected, backend, n_jobs):
     with joblib.parallel_config(backend=backend, n_jobs=n_jobs):
         assert_same_results(play_all(noisy_game), expected)
+
+
+@pytest.mark.parametrize("method", ["permutation", "stratified"])
+def test_no_barrier_where_nothing_is_decided(noisy_game, monkeypatch, method):
+    """Only a rule, or laws that are adapted, look at what came back; bits do not tell."""
+    runs = []
+    run = TaskRunner.run
+
+    def counted(self, payloads, **options):
+        runs.append(len(payloads))
+        return run(self, payloads, **options)
+
+    monkeypatch.setattr(TaskRunner, "run", counted)
+    options = {"method": method, "max_evals": 1000, "random_state": 0, "n_jobs": 2}
+    free = estimate_values(noisy_game(9, seed=1), **options)
+    n_free = len(runs)
+    with pytest.warns(ConvergenceWarning):
+        ruled = estimate_values(noisy_game(9, seed=1), tol=1e-9, **options)
+    n_rounds = len(ruled.games[0].log.rounds)
+    assert n_rounds > 2
+    assert len(runs) - n_free == n_rounds
+    assert n_free == (1 if method == "permutation" else n_rounds)
+    assert_array_equal(free.values, ruled.values)
+    chunks = [[e.chunk.index for e in entries] for entries in free.games[0].log.rounds]
+    assert chunks == [[e.chunk.index for e in entries] for entries in ruled.games[0].log.rounds]
+
+
+@dataclass(frozen=True)
+class Rash(Permutation):
+    """Plans by what it has seen, and says that it does not."""
+
+    def plan(self, game, target, log):
+        chunks = super().plan(game, target, log)
+        seen = log.entries and log.entries[0].utilities.size
+        return [replace(chunk, index=chunk.index + 1) for chunk in chunks] if seen else chunks
+
+
+def test_a_scheme_that_is_not_foreseeable_is_told(noisy_game):
+    with pytest.raises(RuntimeError, match=r"Rash says that it is foreseeable, but chunk \d+"):
+        estimate_values(noisy_game(9, seed=1), method=Rash(), max_evals=300, random_state=0)
 
 
 def test_a_number_of_jobs_wins_over_the_configuration(noisy_game, expected):

@@ -1,65 +1,14 @@
 """Ends of the driver: Ctrl-C, the end of the interpreter, a cluster that goes away."""
 
 import os
-import pathlib
-import signal
-import subprocess
+import socket
 import sys
-import textwrap
 import threading
 import time
 
 import pytest
 
-import skdvl
 from skdvl.parallel import RayExecutor, ray_cluster
-
-
-@pytest.fixture
-def run_script(tmp_path):
-    """Run a script in a process of its own, and interrupt it once so many workers are busy."""
-    path = pathlib.Path(skdvl.__file__).parents[1]
-    environment = {**os.environ, "PYTHONPATH": str(path), "RAY_DEDUP_LOGS_SKIP_REGEX": ".*"}
-    environment.pop("RAY_ADDRESS", None)
-    started = []
-
-    def run(body, *, interrupt_after_workers=None, **variables):
-        script = tmp_path / "script.py"
-        script.write_text(textwrap.dedent(body))
-        (tmp_path / "pids").mkdir(exist_ok=True)
-        process = subprocess.Popen(
-            [sys.executable, str(script)],
-            cwd=tmp_path,
-            env={**environment, **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-        )
-        started.append(process)
-        if interrupt_after_workers is not None:
-            deadline = time.monotonic() + 60
-            while len(list((tmp_path / "pids").iterdir())) < interrupt_after_workers:
-                assert time.monotonic() < deadline
-                assert process.poll() is None, process.communicate()
-                time.sleep(0.05)
-            os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-        out, err = process.communicate(timeout=100)
-        return process.returncode, out, err
-
-    yield run
-    for process in started:
-        if process.poll() is None:
-            process.kill()
-
-
-def is_alive(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            return file.read().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
 
 INTERRUPTED = """
     import os, sys, time
@@ -91,9 +40,9 @@ INTERRUPTED = """
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
-def test_ctrl_c_leaves_no_process(run_script, tmp_path, backend):
+def test_ctrl_c_leaves_no_process(run_script, assert_no_process_is_left, backend):
     n_workers = 1 if backend == "threading" else 2
-    code, out, err = run_script(INTERRUPTED, interrupt_after_workers=n_workers, BACKEND=backend)
+    code, out, err = run_script(INTERRUPTED, n_workers=n_workers, BACKEND=backend)
     end = time.time()
     assert code != 0
     assert "KeyboardInterrupt" in err
@@ -101,18 +50,14 @@ def test_ctrl_c_leaves_no_process(run_script, tmp_path, backend):
     assert results == [str(k) for k in range(len(results))]
     assert last.startswith("interrupted")
     assert end - float(last.split()[1]) < 10
-    deadline = time.monotonic() + 5
-    pids = [int(path.name) for path in (tmp_path / "pids").iterdir()]
-    while any(is_alive(pid) for pid in pids):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    assert_no_process_is_left()
 
 
 @pytest.mark.ray
 def test_ctrl_c_on_ray(run_script, ray_cluster):
     code, out, err = run_script(
         INTERRUPTED,
-        interrupt_after_workers=2,
+        n_workers=2,
         BACKEND="RayExecutor",
         ADDRESS=ray_cluster.address,
     )
@@ -215,8 +160,6 @@ def web_server():
 @pytest.fixture
 def mute_server():
     """Something that accepts connections and never says a word, as a head that is stopped."""
-    import socket
-
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"127.0.0.1:{server.getsockname()[1]}"
 

@@ -132,6 +132,18 @@ def test_ray_gets_the_data_once_and_small_calls(ray_cluster, data, monkeypatch, 
     assert max(call_sizes) < 2000
 
 
+@pytest.mark.dask
+def test_dask_workers_all_get_the_data_and_forget_them(open_backend, dask_client, data):
+    def ours():
+        plugins = dask_client.cluster.scheduler.worker_plugins
+        return [name for name in plugins if name.startswith("skdvl-")]
+
+    with open_backend("dask"), TaskRunner(rows, data) as runner:
+        assert len({pid for _, pid in runner.run(range(N_TASKS))}) == 2
+        assert len(ours()) == 1
+    assert ours() == []
+
+
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing"])
 def test_files_are_private_and_go_away(backend, open_backend, data, tmp_path, monkeypatch):
     monkeypatch.setenv("JOBLIB_TEMP_FOLDER", str(tmp_path))
