@@ -26,6 +26,7 @@ from skdvl.semivalues import Semivalue, size_weights
 __all__ = ["Regression"]
 
 _MAX_NUMBERS = 2**21
+_MIN_EVALS_FOR_INTERVALS = 10  # per player: before, the model follows the noise of its draws
 
 
 @dataclass(frozen=True)
@@ -105,5 +106,5 @@ class Regression(AdaptiveScheme, name="regression"):
         residuals = table.utilities - curves[table.blocks, table.sizes] - surrogate.predictions
         sums, variances = read_out(self, target, log, table, residuals)
         is_exact = all_is_enumerated(target, log)
-        caveat = None if is_exact else interval_caveat(log)
+        caveat = None if is_exact else interval_caveat(log, _MIN_EVALS_FOR_INTERVALS)
         return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)

@@ -100,14 +100,21 @@ def all_is_enumerated(target: Semivalue, log: EvaluationLog) -> bool:
     return bool(enumerated_sizes(log)[1:-1][matters].all())
 
 
-def interval_caveat(log: EvaluationLog) -> str | None:
-    """Say why intervals from so few draws cannot be trusted, None if they can."""
+def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) -> str | None:
+    """Say why intervals from so few draws cannot be trusted, None if they can.
+
+    Parameters
+    ----------
+    log : EvaluationLog
+    needed : int
+        Evaluations per player from which they can.
+    """
     n_evals = log.n_evals
-    if n_evals >= _MIN_EVALS_FOR_INTERVALS * log.n_players:
+    if n_evals >= needed * log.n_players:
         return None
     return (
         f"{n_evals} evaluations are too few for intervals of {log.n_players} players: at "
-        f"least {_MIN_EVALS_FOR_INTERVALS} per player are needed."
+        f"least {needed} per player are needed."
     )
 
 
