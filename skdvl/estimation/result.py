@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ValuationResult", "check_pair", "intervals", "revalued", "value_frame"]
 
+_FEWEST_TELLING = 10  # draws for each player: with five, one player in 150 would have none
+
 
 def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
     """Return confidence intervals, shape (n_players, 2).
@@ -138,7 +140,8 @@ class ValuationResult:
         Raises
         ------
         ValueError
-            If the sizes that were drawn tell too little about it, with the efficiency.
+            If the sizes that were drawn tell too little about it, with the efficiency, or so few
+            draws tell of each player that standard errors would be false.
 
         Warns
         -----
@@ -166,6 +169,7 @@ def revalued(
     target = check_semivalue(semivalue)
     warning = check_pair(result.games, result.scheme, target)
     if warning is not None:
+        _check_telling_draws(result.games, result.scheme, target)
         warnings.warn(warning, UserWarning, stacklevel=stacklevel)
     estimate = estimate_all(result.games, result.scheme, target, len(result.values))
     # if a rule was met, it was for another semivalue
@@ -188,6 +192,23 @@ def check_pair(
             efficiency = scheme.efficiency(game.game.n_players, target, chunks)
             warning = warning or check_efficiency(efficiency, scheme.name, target)
     return warning
+
+
+def _check_telling_draws(
+    games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue
+) -> None:
+    """Refuse a semivalue for which so few of the draws count that errors would be false."""
+    for game in games:
+        chunks = [replace(entry.chunk, n_draws=entry.n_done) for entry in game.log.entries]
+        n_telling = scheme.telling_draws(game.game.n_players, target, chunks)
+        if n_telling < _FEWEST_TELLING:
+            efficiency = scheme.efficiency(game.game.n_players, target, chunks)
+            raise ValueError(
+                f"method={scheme.name!r} has drawn too little that tells about {target!r}: "
+                f"{n_telling:.2g} draws for each player, of the {_FEWEST_TELLING} that a standard "
+                f"error takes (efficiency {efficiency:.2g}). Estimate this semivalue by a method "
+                "that draws its own sizes, such as 'stratified', or 'exact' for leave-one-out."
+            )
 
 
 def value_frame(

@@ -161,6 +161,15 @@ class SamplingScheme(ABC):
         """
         return 1.0
 
+    def telling_draws(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+        """Return about how many of the draws tell of each player, for a semivalue.
+
+        From a few, standard errors are not small but false: they are 0 for a player of whom no
+        draw tells.
+        """
+        n_draws = sum(chunk.n_draws for chunk in chunks)
+        return n_draws * self.efficiency(n_players, target, chunks)
+
 
 def check_efficiency(efficiency: float, scheme: str, target: Semivalue) -> str | None:
     """Refuse a hopeless pair of scheme and semivalue; return a warning for a poor one.

@@ -23,6 +23,7 @@ __all__ = [
     "known_part",
     "read_out",
     "reuse_efficiency",
+    "reuse_telling_draws",
 ]
 
 _MIN_EVALS_FOR_INTERVALS = 4  # per player
@@ -181,16 +182,45 @@ def mean_law(chunks: Sequence[Chunk]) -> Floats:
 
 def reuse_efficiency(n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
     """Return (sum s)² / sum(s² / r), s_k = a_k sqrt(pi_k (1 - pi_k)), r the chunks' mean law."""
+    s, law = _weights_and_law(n_players, target, chunks)
+    needed = s > 0
+    if not needed.any():
+        return 1.0
+    if (law[needed] == 0).any():
+        return 0.0
+    return float(s.sum() ** 2 / np.sum(s[needed] ** 2 / law[needed]))
+
+
+def reuse_telling_draws(n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+    """Return (sum v)² / sum(v² / h), v_k = s_k² / r_k the part of size k in the variance.
+
+    h_k is how many draws of the size have a player on the smaller side, of members or others: the
+    terms of those are large, and the others show nothing of their spread.
+    """
+    s, law = _weights_and_law(n_players, target, chunks)
+    needed = s > 0
+    if not needed.any():
+        return math.inf
+    if (law[needed] == 0).any():
+        return 0.0
+    k = np.arange(n_players + 1)[needed]
+    n_draws = sum(chunk.n_draws for chunk in chunks if chunk.half >= 0)
+    hits = n_draws * law[needed] * np.minimum(k, n_players - k) / n_players
+    v = s[needed] ** 2 / law[needed]
+    return float(v.sum() ** 2 / np.sum(v**2 / hits))
+
+
+def _weights_and_law(
+    n_players: int, target: Semivalue, chunks: Sequence[Chunk]
+) -> tuple[Floats, Floats]:
+    """Return s and r for all sizes; s is 0 where it is negligible or the size is enumerated."""
     _, a = size_weights(target.size_distribution(n_players))
     share = np.arange(n_players + 1) / n_players
     s = a * np.sqrt(share * (1 - share))
-    needed = s > _NEGLIGIBLE * s.sum()
+    s[s <= _NEGLIGIBLE * s.sum()] = 0.0
     for chunk in chunks:
         if chunk.half < 0 and chunk.law is not None:
-            needed &= chunk.law == 0
-    if not needed.any():
-        return 1.0
-    law = mean_law([chunk for chunk in chunks if chunk.half >= 0])
-    if (law[needed] == 0).any():
-        return 0.0
-    return float(s[needed].sum() ** 2 / np.sum(s[needed] ** 2 / law[needed]))
+            s[chunk.law > 0] = 0.0
+    if not s.any():
+        return s, s
+    return s, mean_law([chunk for chunk in chunks if chunk.half >= 0])

@@ -16,7 +16,7 @@ from skdvl.sampling.enumeration import enumerated_coalitions
 from skdvl.sampling.laws import LAWS, Law, adapted_law, prior_law
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import draw_members
-from skdvl.sampling.reuse import reuse_efficiency
+from skdvl.sampling.reuse import reuse_efficiency, reuse_telling_draws
 from skdvl.semivalues import Semivalue
 
 __all__ = ["AdaptiveScheme", "ReuseScheme", "draw_coalitions"]
@@ -49,6 +49,10 @@ class ReuseScheme(SamplingScheme):
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return (sum s)² / sum(s² / r), with r the mean law of the chunks."""
         return reuse_efficiency(n_players, target, chunks)
+
+    def telling_draws(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+        """Count the draws that have a player on the smaller side; see `SamplingScheme`."""
+        return reuse_telling_draws(n_players, target, chunks)
 
 
 @dataclass(frozen=True)

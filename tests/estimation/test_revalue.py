@@ -154,6 +154,18 @@ def test_every_refusal_gives_the_efficiency():
         assert "times the evaluations" in message
 
 
+def test_errors_that_too_few_draws_tell_of_are_refused(noisy_game):
+    """Of 40 players, each is left out alone in a draw or two: most errors of LOO would be 0."""
+    result = estimate_values(noisy_game(40), max_evals=800, random_state=0)
+    with pytest.raises(ValueError, match=r"draws for each player.*efficiency"):
+        result.revalue("loo")
+    result = estimate_values(
+        noisy_game(40), max_evals=8000, random_state=0, method="permutation"
+    )  # efficiency 1/40 of 205 orders
+    with pytest.raises(ValueError, match=r"5.1 draws for each player.*efficiency 0.025"):
+        result.revalue("loo")
+
+
 def test_valuators_revalue_with_standard_errors():
     valuator = ShapleyValuator(GaussianNB(), method="stratified", max_evals=3000, random_state=0)
     frame = valuator.fit(X, Y).revalue(BetaShapley(4, 1))

@@ -348,6 +348,23 @@ def test_a_time_limit_ends_a_run_within_a_round():
     assert_array_equal(same.values, result.values)
 
 
+def test_what_the_budget_cuts_short_is_the_last_round(noisy_game):
+    """Errors that only the last two looks find small enough are: with and without a whole round."""
+    rule = Looking()
+    options = {"method": "stratified", "max_evals": 6000}
+    quietly(noisy_game(14), tol=rule, **options)
+    before, last = (max(s.standard_errors) for s in rule.seen[-3:-1])
+    assert rule.seen[-2].n_evals < 5000 < rule.seen[-1].n_evals
+    options |= {"max_evals": 5000, "random_state": 0}
+    found = estimate_values(noisy_game(14), tol=last * 1.000001, **options)
+    assert last < before
+    assert found.converged
+    assert found.n_evals == 5000
+    assert max(found.standard_errors) < last
+    with pytest.warns(ConvergenceWarning):
+        assert not estimate_values(noisy_game(14), tol=last / 1.2, **options).converged
+
+
 def test_a_time_limit_that_is_not_reached_changes_nothing(noisy_game):
     plain = estimate_values(noisy_game(10), method="stratified", random_state=0)
     limited = estimate_values(

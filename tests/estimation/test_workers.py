@@ -87,10 +87,10 @@ def test_no_barrier_where_nothing_is_decided(noisy_game, monkeypatch, method):
 
     monkeypatch.setattr(TaskRunner, "run", counted)
     options = {"method": method, "max_evals": 1000, "random_state": 0, "n_jobs": 2}
-    free = estimate_values(noisy_game(9, seed=1), **options)
+    free = estimate_values(noisy_game(12, seed=1), **options)
     n_free = len(runs)
     with pytest.warns(ConvergenceWarning):
-        ruled = estimate_values(noisy_game(9, seed=1), tol=1e-9, **options)
+        ruled = estimate_values(noisy_game(12, seed=1), tol=1e-9, **options)
     n_rounds = len(ruled.games[0].log.rounds)
     assert n_rounds > 2
     assert len(runs) - n_free == n_rounds
