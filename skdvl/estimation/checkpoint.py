@@ -160,11 +160,11 @@ class Checkpoint:
         os.replace(unfinished, self.path)
 
     def _digest_of_draws(self, log: EvaluationLog) -> str:
-        """Digest the first draws of a log; numpy does not promise them across versions."""
-        if not log.n_chunks:
+        """Digest the first random draws of a log; numpy does not promise them across versions."""
+        chunk = next((entry.chunk for entry in log.entries if entry.chunk.half >= 0), None)
+        if chunk is None:
             return ""
         if log.fold not in self._digests:
-            chunk = log.rounds[0][0].chunk
             draws = self.scheme.draw(log.n_players, chunk, chunk.rng(log.entropy))
             draws = draws.astype(np.int64)
             self._digests[log.fold] = hashlib.sha256(draws.tobytes()).hexdigest()

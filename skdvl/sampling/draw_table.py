@@ -226,6 +226,8 @@ class DrawTable:
 def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bool_]:
     """Return of which sizes all coalitions are evaluated, or planned, by enumeration.
 
+    A round enumerates size by size: where the budget ends within one, those before are known.
+
     Returns
     -------
     ndarray of bool, shape (n_players + 1,)
@@ -233,8 +235,13 @@ def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bo
     sizes = np.zeros(log.n_players + 1, dtype=bool)
     for entries in log.rounds:
         enumeration = [entry for entry in entries if entry.chunk.half < 0]
-        if planned or all(entry.is_complete for entry in enumeration):
-            for entry in enumeration[:1]:
-                assert entry.chunk.law is not None
-                sizes |= entry.chunk.law > 0
+        if not enumeration:
+            continue
+        law = enumeration[0].chunk.law
+        assert law is not None
+        due = np.flatnonzero(law)
+        if not planned:
+            ends = np.cumsum([math.comb(log.n_players, int(k)) for k in due])
+            due = due[ends <= sum(entry.n_done for entry in enumeration)]
+        sizes[due] = True
     return sizes

@@ -13,6 +13,7 @@ from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.draw_table import DrawTable, enumerated_sizes
 from skdvl.sampling.enumeration import enumerated_sums
 from skdvl.sampling.log import Chunk, EvaluationLog
+from skdvl.sampling.members import count_members
 from skdvl.semivalues import Semivalue, size_weights
 
 __all__ = [
@@ -80,10 +81,10 @@ def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: Evalu
     is_known = enumerated_sizes(log)
     if not is_known.any():
         return values
-    for chunk, coalitions, utilities in log.replay(scheme, enumerated=True):
-        assert chunk.law is not None
-        if is_known[chunk.law > 0].all():
-            values += enumerated_sums(game, m, a, coalitions, utilities)
+    for _, draws, utilities in log.replay(scheme, enumerated=True):
+        coalitions = draws.astype(bool, copy=False)
+        known = is_known[count_members(coalitions)]
+        values += enumerated_sums(game, m, a, coalitions[known], utilities[known])
     return values
 
 

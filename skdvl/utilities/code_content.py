@@ -95,7 +95,11 @@ def code_parts(item: types.FunctionType | type) -> tuple[Any, ...]:
 
 def _content(code: types.CodeType) -> tuple[Any, ...]:
     constants = [_content(c) if isinstance(c, types.CodeType) else c for c in code.co_consts]
-    return code.co_code, code.co_names, code.co_varnames, code.co_freevars, constants
+    names = (code.co_names, code.co_varnames, code.co_freevars)
+    # ``f(x, y)`` and ``f(x, *y)`` may have the same instructions
+    takes = (code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags)
+    handlers = getattr(code, "co_exceptiontable", b"")  # from Python 3.11 on
+    return code.co_code, names, takes, handlers, constants
 
 
 def _used(function: types.FunctionType) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ content, such as a lambda, is refused rather than guessed.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import hashlib
 import marshal
@@ -146,6 +147,10 @@ class _Digest:
             del self.open[id(item)]
 
     def _add(self, item: Any) -> None:
+        is_derived = isinstance(item, _BUILTIN) and type(item) not in _BUILTIN
+        if is_derived and not isinstance(item, np.generic):
+            self._add_object(item)  # it is more than its number, text or entries
+            return
         for kinds, add in _BY_TYPE:
             if isinstance(item, kinds):
                 add(self, item)
@@ -157,6 +162,7 @@ class _Digest:
         elif hasattr(item, "columns") and hasattr(item, "dtypes"):
             self._add_frame(item)
         elif hasattr(item, "dtype") and hasattr(item, "to_numpy"):
+            self._add_index(getattr(item, "index", None))
             self._add_column(item)
         elif isinstance(item, BaseEstimator) and not self.with_learned:
             self._add_estimator(item)
@@ -241,7 +247,8 @@ class _Digest:
         if index is None:
             return
         if hasattr(index, "start"):  # a range
-            self.piece("range", f"{index.start}, {index.stop}, {index.step}".encode())
+            ends = f"{index.start}, {index.stop}, {index.step}, {index.name!r}"
+            self.piece("range", ends.encode())
         else:
             self._add_frame(index.to_frame(index=False))
 
@@ -303,6 +310,9 @@ class _Digest:
         self.piece("class", str(len(kind.__mro__)).encode())
         for base in kind.__mro__:
             self._add_code(base)
+        maker = type(kind)  # what a call of the class does
+        if isinstance(maker.__module__, str) and version_of(maker.__module__) is None:
+            self.add(maker)
 
     def _add_wrapped(self, item: staticmethod[Any, Any] | classmethod[Any, Any, Any]) -> None:
         self.add((type(item).__name__, item.__func__))
@@ -328,7 +338,8 @@ class _Digest:
         reduced = None
         if self.is_lenient or "<" not in kind.__qualname__:
             try:
-                reduced = item.__reduce_ex__(4)
+                reduce = copyreg.dispatch_table.get(kind)  # of regular expressions, for one
+                reduced = item.__reduce_ex__(4) if reduce is None else reduce(item)
             except MemoryError:
                 raise
             except Exception:  # an object says in many ways that it cannot be pickled
@@ -357,6 +368,7 @@ class _Digest:
         )
 
 
+_BUILTIN = (bool, int, float, complex, str, bytes, list, tuple, dict, set, frozenset)
 _PLAIN = frozenset((type(None), bool, int, float, complex, bytes))
 _BY_TYPE: tuple[tuple[Any, Callable[[_Digest, Any], None]], ...] = (
     ((bool, int, float, complex, str, type(None), type(Ellipsis)), _Digest._add_text),

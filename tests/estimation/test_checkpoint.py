@@ -21,8 +21,9 @@ from skdvl.estimation import rounds
 from skdvl.estimation.checkpoint import Checkpoint
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
-from skdvl.sampling import Permutation, Stratified
-from skdvl.semivalues import Shapley
+from skdvl.sampling import Permutation, Stratified, reuse_scheme
+from skdvl.sampling.members import draw_members
+from skdvl.semivalues import BetaShapley, Shapley
 from skdvl.utilities import Utility
 from skdvl.utilities.fingerprint import FingerprintError
 
@@ -490,6 +491,22 @@ def test_draws_of_another_version_of_numpy_are_refused(noisy_game, tmp_path):
     path, expected = one_run(noisy_game, tmp_path)
     with_meta(path, numpy="9.9.9")
     assert_same_result(one_run(noisy_game, tmp_path)[1], expected)
+
+
+def test_other_draws_are_noticed_behind_an_enumeration(noisy_game, tmp_path, monkeypatch):
+    options = {"method": "stratified", "semivalue": BetaShapley(16, 1)}
+    path, result = one_run(noisy_game, tmp_path, **options)
+    halves = [entry.chunk.half for entry in result.games[0].log.entries]
+    assert halves[0] < 0
+    assert max(halves) >= 0
+    written = path.read_bytes()
+    assert_same_result(one_run(noisy_game, tmp_path, **options)[1], result)
+    monkeypatch.setattr(
+        reuse_scheme, "draw_members", lambda *given: draw_members(*given)[:, ::-1].copy()
+    )
+    with pytest.raises(ValueError, match="random draws"):
+        one_run(noisy_game, tmp_path, **options)
+    assert path.read_bytes() == written
 
 
 def test_an_unwritable_place_says_so_at_once(noisy_game, tmp_path):

@@ -83,6 +83,19 @@ def test_sizes_that_are_all_enumerated_leave_no_error(noisy_game):
     assert (result.standard_errors == 0).all()
 
 
+def test_sizes_enumerated_before_the_budget_ends_are_known():
+    alone = np.array([0.1, 0.4, 0.9])
+
+    def utility(players):  # pairs add nothing to the values
+        return alone[players[0]] if len(players) == 1 else [0.2, None, 0.0, 2.0][len(players)]
+
+    options = {"n_players": 3, "method": "stratified", "random_state": 0}
+    result = estimate_values(utility, max_evals=6, **options)  # and one of three pairs
+    assert_allclose(result.values, estimate_values(utility, **options).values, atol=1e-12)
+    assert np.isnan(result.standard_errors).all()
+    assert not result.converged
+
+
 class Impatience:
     """Presses Ctrl+C at the fifth call."""
 

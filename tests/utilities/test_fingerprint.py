@@ -412,6 +412,82 @@ def test_the_two_sides_of_a_circle_of_code_count_once():
     assert fingerprint(run_cell(source).f0) != fingerprint(run_cell(edited).f0)
 
 
+EDITS = {
+    "arguments": ("def f(x, y): return y", "def f(x, *y): return y"),
+    "keywords": ("def f(x, y): return y", "def f(x, *, y): return y"),
+    "metaclass": [
+        f"""
+class Kind(type):
+    def __call__(cls): return {number}
+class Made(metaclass=Kind): pass
+def f(x): return Made()
+"""
+        for number in (1, 2)
+    ],
+    "pattern": [
+        f"""
+import re
+PATTERN = re.compile("a", {flags})
+def f(x): return PATTERN.sub("", x)
+"""
+        for flags in (0, "re.I")
+    ],
+    "pattern of a class": [
+        f"""
+import re
+class Cleaner:
+    pattern = re.compile({pattern!r})
+def f(x): return Cleaner.pattern.sub("", x)
+"""
+        for pattern in "ab"
+    ],
+    "default": [
+        f"""
+import collections
+TABLE = collections.defaultdict({kind})
+def f(x): return TABLE[x]
+"""
+        for kind in ("int", "float")
+    ],
+    **{
+        f"subclass of {kind}": [
+            f"""
+class Table({kind}):
+    def look_up(self): return {number}
+TABLE = Table({content})
+def f(x): return TABLE.look_up()
+"""
+            for number in (1, 2)
+        ]
+        for kind, content in [("dict", {"a": 1}), ("list", [1]), ("float", 1.0), ("str", "'a'")]
+    },
+    "attribute of a dict": [
+        f"""
+class Table(dict): pass
+TABLE = Table(a=1)
+TABLE.base = {number}
+def f(x): return TABLE.base
+"""
+        for number in (1, 2)
+    ],
+    "labels of a series": [
+        f"""
+import pandas as pd
+COSTS = pd.Series([1.0, 2.0], index=list({labels!r}))
+def f(x): return COSTS[x]
+"""
+        for labels in ("ab", "ba")
+    ],
+}
+
+
+@pytest.mark.parametrize("sources", EDITS.values(), ids=EDITS)
+def test_what_two_functions_differ_in_counts(sources):
+    first, again, second = (run_cell(sources[j]).f for j in (0, 0, 1))
+    assert fingerprint(first) == fingerprint(again)
+    assert fingerprint(first) != fingerprint(second)
+
+
 def test_a_recursive_function_ends():
     source = "def f(n):\n    return n and g(n - 1)\ndef g(n):\n    return n and f(n - 1)\n"
     assert fingerprint(run_cell(source).f) == fingerprint(run_cell(source).f)

@@ -1,5 +1,7 @@
 """What is special about logistic regression: the exact optimum, whatever the penalty."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
@@ -13,6 +15,7 @@ from skdvl.metrics import resolve_scorer
 from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.dispatch import make_utility
 from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental import logistic
 from skdvl.utilities.incremental.logistic import LogisticUtility
 from skdvl.utilities.incremental.optima import Slots
 from skdvl.utilities.quiet import quiet_warnings
@@ -110,6 +113,26 @@ def test_an_order_has_the_same_bits_in_any_company():
         together = engine.prefixes(orders)
         assert_array_equal(engine.prefixes(orders[[7]]), together[[7]])
         assert_array_equal(engine.prefixes(orders[[11, 3, 7]]), together[[11, 3, 7]])
+
+
+def test_orders_beyond_what_is_started_at_once_take_no_more_memory(monkeypatch):
+    monkeypatch.setattr(logistic, "_CELLS", 2**12)
+    fold = make_fold(d=1, n=60)
+    engine = make_engine(LogisticRegression(), fold)
+    orders = np.stack([np.random.default_rng(j).permutation(60) for j in range(200)])
+    sizes = np.arange(1, 61, 3)
+    engine.prefixes(orders[:1], sizes)  # what is computed once
+
+    def peak(orders):
+        tracemalloc.start()
+        try:
+            engine.prefixes(orders, sizes)
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    results = 8 * orders.shape[0] * len(sizes)
+    assert peak(orders) - results < 1.5 * peak(orders[:50])
 
 
 def test_sets_of_one_class_are_refused_in_scikit_learns_words():

@@ -227,8 +227,11 @@ class LogisticUtility(IncrementalUtility):
     ) -> tuple[NDArray[np.float64], PrefixErrors]:
         scores = np.empty(sizes.shape)
         errors: PrefixErrors = {}
-        n_coefs = self.n_classes * self._problem.Z.shape[1]
-        together = max(1, 8 * _CELLS // (sizes.shape[1] * n_coefs))
+        n_rows, n_columns = self._problem.Z.shape
+        n_optima = sizes.shape[1] * self.n_classes * n_columns
+        # before the slots take them, all tracks are started at once, in half a dozen arrays
+        n_started = 6 * max(1, sizes.shape[1] // _TRACK_STEPS) * n_rows
+        together = max(1, 8 * _CELLS // max(n_optima, n_started))
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
             positions = np.argsort(orders[block], axis=1)
