@@ -172,7 +172,10 @@ class PredictionView(BaseEstimator):
             return respond
         model = self.__dict__.get("model")
         if model is None or name in ("predict", "predict_proba", "decision_function"):
-            raise AttributeError(f"the model under valuation has no attribute {name!r}")
+            raise AttributeError(
+                f"the model under valuation has no attribute {name!r}: a scorer should ask it for "
+                "predict, predict_proba or decision_function alone"
+            )
         return getattr(model, name)
 
     def __getitem__(self, step: Any) -> Any:

@@ -19,6 +19,9 @@ import pytest
 import sklearn
 from joblib.externals import loky
 
+# A shell that starts the tests in the background lets them ignore Ctrl-C, and what they start too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 REQUIRE_ALL = os.environ.get("SKDVL_REQUIRE_ALL") == "1"
 
 

@@ -265,7 +265,10 @@ def check_cache(cache: "str | Cache | None") -> "Cache | None":
         raise TypeError(f"cache must be None, a name or a skdvl.caching.Cache, got {cache!r}")
     if cache not in _REGISTRY:
         names = ", ".join(repr(name) for name in sorted(_REGISTRY))
-        raise ValueError(f"unknown cache {cache!r}; the names are {names}")
+        raise ValueError(
+            f"unknown cache {cache!r}; the names are {names}. For a directory of your own pass "
+            f"skdvl.caching.DiskCache({cache!r})."
+        )
     default = _REGISTRY[cache]()
     # A default may depend on the environment (the directory of the disk cache): the cache of the
     # process serves as long as it is the one that would be made now.

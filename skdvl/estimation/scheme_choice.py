@@ -73,8 +73,10 @@ def choose_scheme(
         if too_many and not (isinstance(target, LOO) and not is_explicit):
             n_players = max(utility.n_players for utility in utilities)
             needed = f"max_evals={sum(counts)}" if max(counts) < MOST_COUNTED else "over 10^18"
+            where = " in a fold" if len(utilities) > 1 else ""
+            advice = "Raise max_evals, or use" if max(counts) <= _MAX_ENUMERATED else "Use"
             raise ValueError(
                 f"method='exact' needs {needed} to enumerate the coalitions of {n_players} "
-                "players. Raise max_evals, or use method='stratified'."
+                f"players{where}. {advice} method='stratified'."
             )
     return scheme

