@@ -312,7 +312,8 @@ def test_hopeless_revaluing_is_refused_and_poor_revaluing_warned_of():
     leave_one_out = estimate_values(ShoesGame(2, 3), semivalue="loo")
     with pytest.raises(ValueError, match="infinitely many"):
         leave_one_out.revalue("shapley")
-    result = estimate_values(AirportGame((20, 20)), method="permutation", random_state=0)
+    few = AirportGame((20, 20))
+    result = estimate_values(few, method="permutation", max_evals=20_000, random_state=0)
     with pytest.warns(UserWarning, match="efficiency") as caught:
         result.revalue("loo")
     assert caught[0].filename == __file__
