@@ -32,6 +32,17 @@ PROCESSES = [
     pytest.param("ray joblib", marks=pytest.mark.ray),
     pytest.param("RayExecutor", marks=pytest.mark.ray),
 ]
+# Where all die each death takes seconds. "loky executor" goes the way of "loky", "ray joblib" that
+# of "RayExecutor"; of Dask's two kinds of workers those without nannies die in a test of their own.
+DYING = [
+    "loky",
+    "multiprocessing",
+    "ProcessPoolExecutor",
+    pytest.param("RayExecutor", marks=pytest.mark.ray),
+    pytest.param("loky executor", marks=pytest.mark.full),
+    pytest.param("ray joblib", marks=[pytest.mark.ray, pytest.mark.full]),
+    pytest.param("dask", marks=[pytest.mark.dask, pytest.mark.full]),
+]
 
 
 class Mortal(GaussianNB):
@@ -120,9 +131,7 @@ def test_a_worker_dies(backend, open_backend, tmp_path, mortal, expected):
     assert {where[coalition] for coalition in repeated} <= dead | {str(os.getpid())}
 
 
-@pytest.mark.parametrize(
-    "backend", [each for each in PROCESSES if "dask executor" not in str(each)]
-)
+@pytest.mark.parametrize("backend", DYING)
 def test_all_workers_die(backend, open_backend, tmp_path, mortal, expected):
     """What is complete is in the checkpoint, and a later run goes on from there."""
     (tmp_path / "kill-all").touch()
@@ -180,7 +189,10 @@ def dask_processes(skip_missing_part, tmp_path):
 
 
 @pytest.mark.dask
-@pytest.mark.parametrize("victim", ["workers", "scheduler", "stopped scheduler"])
+@pytest.mark.parametrize(
+    "victim",
+    ["workers", "scheduler", pytest.param("stopped scheduler", marks=pytest.mark.full)],
+)
 def test_a_dask_cluster_dies(dask_processes, victim, tmp_path, mortal, expected):
     from distributed import Client
 
