@@ -52,6 +52,16 @@ class Route:
         self.releases.callback(handle.close)
         return handle
 
+    @property
+    def is_ray(self) -> bool:
+        """Whether the tasks run on Ray."""
+        return self.executor is not None and executors.is_ray(self.executor)
+
+    @property
+    def has_losses(self) -> bool:
+        """Whether the call under way lost a task: suspects are tried before more is sent."""
+        return isinstance(self.backend, TaskBackend) and self.backend.has_losses
+
     @cached_property
     def backend(self) -> TaskBackend | str | None:
         """The backend for ``joblib.Parallel``; None: the one in force."""

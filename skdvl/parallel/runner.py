@@ -199,7 +199,7 @@ class TaskRunner(Generic[P, R]):
         under_way: set[int] = set()
 
         def tasks() -> Iterator[tuple[Task, tuple, dict]]:
-            while waiting:
+            while waiting and not self._route.has_losses:
                 room = next((end - waiting[0] for end in borders if end > waiting[0]), len(waiting))
                 size = min(self._grouping.size(len(waiting)), room)
                 numbers = [waiting.popleft() for _ in range(size)]
@@ -222,8 +222,9 @@ class TaskRunner(Generic[P, R]):
 def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:
     """Call joblib.Parallel, in waves where it gives results only at the end of a call."""
     options: dict[str, Any] = {"n_jobs": route.n_workers, "batch_size": 1}
-    # a task in reserve for every two workers: if all die, what is under way dies piece by piece
-    options["pre_dispatch"] = "1.5 * n_jobs"
+    # A task in reserve for every two workers, none on Ray: if all die, what is under way dies piece
+    # by piece, and Ray tries each piece four times.
+    options["pre_dispatch"] = "n_jobs" if route.is_ray else "1.5 * n_jobs"
     if route.backend is not None:
         options["backend"] = route.backend
     if not route.streams:

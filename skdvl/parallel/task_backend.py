@@ -23,6 +23,7 @@ class TaskBackend(ExecutorBackend):
         super().__init__(executor, nesting_level=0)
         self._n_workers = n_workers
         self._seconds_deserted = 0.0  # without any worker, since the last result came
+        self.has_losses = False  # of the call under way
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         """Prepare a call of ``joblib.Parallel``.
@@ -40,6 +41,7 @@ class TaskBackend(ExecutorBackend):
     def start_call(self) -> None:
         """Begin to watch a cluster that does not tell when its last worker is gone."""
         self._call_ended = threading.Event()
+        self.has_losses = False
         if executors.is_dask(self._executor):
             threading.Thread(target=self._watch, args=(self._call_ended,), daemon=True).start()
 
@@ -89,6 +91,7 @@ class TaskBackend(ExecutorBackend):
     def _lost(
         self, batch: Batch, error: BaseException, n_attempts: int, *, is_certain: bool
     ) -> list[Lost]:
+        self.has_losses = True
         # the items of joblib's batches are (function, args, kwargs); ours are tasks
         return [
             Lost(task.numbers, error, n_attempts, is_certain=is_certain)

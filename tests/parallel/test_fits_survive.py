@@ -142,7 +142,7 @@ def test_all_workers_die(backend, open_backend, tmp_path, mortal, expected):
     ):
         value(mortal, **options)
     seconds = time.time() - deaths_in(tmp_path)[1]
-    print(f"{backend}: error after {seconds:.1f} s")
+    print(f"{backend}: error after {seconds:.1f} s, {len(deaths_in(tmp_path)[0])} deaths")
     if backend != "dask":  # whose nannies take seconds to start the next of the workers to die
         assert seconds < 30
     assert raised.value.__cause__ is not None
