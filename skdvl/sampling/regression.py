@@ -62,9 +62,10 @@ class Regression(AdaptiveScheme, name="regression"):
     --------
     >>> import skdvl
     >>> from skdvl.testing import AdditiveGame
-    >>> game = AdditiveGame(10)
+    >>> game = AdditiveGame(20)
     >>> result = skdvl.estimate_values(game, method="regression", max_evals=1000, random_state=0)
-    >>> bool(abs(result.values - game.values("shapley")).max() < 0.01)
+    >>> errors = abs(result.values - game.values("shapley"))
+    >>> bool((errors < 4 * result.standard_errors).all())
     True
     """
 
