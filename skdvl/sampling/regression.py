@@ -62,10 +62,9 @@ class Regression(AdaptiveScheme, name="regression"):
     --------
     >>> import skdvl
     >>> from skdvl.testing import AdditiveGame
-    >>> game = AdditiveGame(20)
+    >>> game = AdditiveGame(10)
     >>> result = skdvl.estimate_values(game, method="regression", max_evals=1000, random_state=0)
-    >>> errors = abs(result.values - game.values("shapley"))
-    >>> bool((errors < 4 * result.standard_errors).all())
+    >>> bool(abs(result.values - game.values("shapley")).max() < 0.01)
     True
     """
 

@@ -134,7 +134,9 @@ def sizes_to_enumerate(
         more = np.zeros_like(due)
         for k in np.flatnonzero(expected >= n_players):
             more[k] = math.comb(n_players, int(k)) <= expected[k]
-        if not more.any():
+        n_due = sum(math.comb(n_players, int(k)) for k in np.flatnonzero(due | more))
+        # an enumeration longer than the round's draws would keep a budget waiting for its end
+        if not more.any() or (due.any() and n_due > n_draws):
             return due
         due |= more
 
