@@ -308,6 +308,11 @@ def _checkpoint(
     """Return the checkpoint file of a run; budget and tolerance have no part in its name."""
     if directory is None:
         return nullcontext()
+    if not isinstance(directory, str | os.PathLike):
+        raise TypeError(
+            f"checkpoint must be the path of a directory, or None for no checkpoint; got "
+            f"{directory!r}."
+        )
     seed = None if random_state is None else entropy
     games = [
         (required_fingerprint(utility), utility.n_players, utility.evals_per_chunk, utility.engine)

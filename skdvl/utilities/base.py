@@ -165,6 +165,11 @@ class CallableUtility(Utility):
     n_players : int
         Number of players.
 
+    Raises
+    ------
+    TypeError
+        When it is called, if the function returns no number.
+
     Examples
     --------
     >>> import numpy as np
@@ -178,7 +183,17 @@ class CallableUtility(Utility):
         self.n_players = n_players
 
     def _evaluate(self, coalitions: Coalitions) -> Sequence[float]:
-        return [float(self.function(np.flatnonzero(coalition))) for coalition in coalitions]
+        return [self._call(np.flatnonzero(coalition)) for coalition in coalitions]
+
+    def _call(self, players: NDArray[np.intp]) -> float:
+        utility = self.function(players)
+        try:
+            return float(utility)
+        except (TypeError, ValueError) as error:
+            raise TypeError(
+                f"The utility of {len(players)} players must be a number, but the function "
+                f"returned {utility!r}."
+            ) from error
 
     def fingerprint(self) -> bytes | None:
         """Ask the function: its own ``fingerprint()``, if it has one, identifies it."""

@@ -85,6 +85,8 @@ def test_a_single_player_is_worth_the_whole_game():
         ({"cache": "cupboard"}, ValueError, r"unknown cache 'cupboard'"),
         ({"cache": "memory"}, ValueError, "no fingerprint"),
         ({"checkpoint": "."}, ValueError, "no fingerprint"),
+        ({"checkpoint": True}, TypeError, "path of a directory"),
+        ({"utility": lambda players: None}, TypeError, r"of 0 players .* returned None"),
         ({"random_state": -1}, ValueError, "must not be negative"),
         ({"random_state": "luck"}, ValueError, "luck"),
         ({"method": "exact", "max_evals": 31}, ValueError, r"max_evals=32\b"),
