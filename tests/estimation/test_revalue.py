@@ -63,7 +63,7 @@ def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
         run([game], method, semivalue=base, max_evals=max_evals, random_state=seed)
         for seed in range(n_runs)
     ]
-    n_accepted = 0
+    refused = set()
     for target in TARGETS:
         found = [revalued(result, target) for result in runs]
         refusals = [message for message in found if isinstance(message, str)]
@@ -72,8 +72,8 @@ def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
             assert f"method={method!r}" in message
             assert repr(target) in message
         if refusals:  # adapted laws differ from run to run, and so does how many draws tell
+            refused.add(target)
             continue
-        n_accepted += 1
         errors = np.array([result.values for result in found]) - exact_values(game, target)
         claimed = np.array([result.standard_errors for result in found])
         if not claimed.any():  # the sizes that matter were all enumerated
@@ -85,7 +85,11 @@ def test_errors_of_every_accepted_pair_are_true(noisy_game, method, base):
             z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(n_runs))
             assert np.abs(z).max() < 4.5, target
     # the laws of "msr" and of Banzhaf values hardly ever draw one player, or all but one
-    assert n_accepted >= 4
+    draws_middle_sizes = method == "msr" or (
+        base == Banzhaf() and method in ("regression", "stratified")
+    )
+    rare = {BetaShapley(16, 1), BetaShapley(1, 4), LOO()}
+    assert refused == (rare if draws_middle_sizes else set())
 
 
 @pytest.mark.parametrize("method", METHODS)
