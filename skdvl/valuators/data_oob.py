@@ -17,8 +17,10 @@ from sklearn.frozen import FrozenEstimator
 from sklearn.utils.validation import check_is_fitted
 
 from skdvl.sampling.base import Estimate
+from skdvl.valuators.bagged_frames import OnFrames
 from skdvl.valuators.base import DataValuator, index_of
 from skdvl.valuators.out_of_bag import OutOfBag, check_row_score, rows_for, score_out_of_bag
+from skdvl.valuators.valued_model import needs_frames
 
 __all__ = ["DataOOBValuator"]
 
@@ -188,7 +190,9 @@ class DataOOBValuator(DataValuator):
                 params["n_estimators"] = _N_ESTIMATORS
         else:
             bagging = BaggingClassifier if is_classifier(base) else BaggingRegressor
-            ensemble = bagging(clone(base))
+            # an array is all that is left of a frame in scikit-learn's bagging
+            by_name = hasattr(X, "columns") and needs_frames(base)
+            ensemble = bagging(OnFrames(clone(base), X[:0]) if by_name else clone(base))
             params = {"n_estimators": self.n_estimators or _N_ESTIMATORS}
         for name in ("n_jobs", "random_state"):
             if getattr(ensemble, name) is None:

@@ -17,6 +17,7 @@ __all__ = [
     "check_score",
     "input_tags_of",
     "is_composite",
+    "needs_frames",
     "with_integer_seeds",
 ]
 
@@ -134,13 +135,13 @@ def as_the_model_takes_it(estimator: Any, X: Any) -> Any:
 
     Slicing and validating an array costs half as much.
     """
-    if not hasattr(X, "columns") or _needs_frames(estimator):
+    if not hasattr(X, "columns") or needs_frames(estimator):
         return X
     array = np.asarray(X)
     return array if array.dtype.kind in "biuf" else X
 
 
-def _needs_frames(estimator: Any) -> bool:
+def needs_frames(estimator: Any) -> bool:
     """Tell whether a frame's column names may matter to the estimator."""
     parameters = list(estimator.get_params(deep=True).values())
     nested = any(hasattr(value, "get_params") for value in parameters)

@@ -4,8 +4,10 @@ import warnings
 
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 from scipy.sparse import csr_matrix
+from sklearn.compose import ColumnTransformer
 from sklearn.datasets import load_diabetes, load_iris
 from sklearn.ensemble import (
     BaggingClassifier,
@@ -19,9 +21,11 @@ from sklearn.ensemble import (
 )
 from sklearn.exceptions import NotFittedError
 from sklearn.frozen import FrozenEstimator
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.naive_bayes import GaussianNB
-from sklearn.preprocessing import LabelEncoder
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import LabelEncoder, OneHotEncoder
 from sklearn.tree import DecisionTreeClassifier
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -183,6 +187,49 @@ def test_any_model_is_bagged():
     assert valuator.estimator_.random_state == 1
     bagging = BaggingClassifier(LogisticRegression(max_iter=1000), n_estimators=30, random_state=1)
     assert np.array_equal(DataOOBValuator(bagging).fit(X, y).values_, valuator.values_)
+
+
+def mixed_frame():
+    rng = np.random.default_rng(0)
+    ages = rng.normal(40, 10, 60)
+    ages[::9] = np.nan
+    towns = pd.Categorical(rng.choice(["Basel", "Bern", "Chur"], 60), ["Chur", "Bern", "Basel"])
+    jobs = rng.choice(["cook", "smith"], 60)
+    frame = pd.DataFrame(
+        {"age": ages, "town": towns, "job": jobs, "count": rng.integers(9, size=60)}
+    )
+    return frame, np.where((frame["count"] > 4) ^ (rng.random(60) < 0.2), "yes", "no")
+
+
+def by_column(model):
+    columns = [
+        ("numbers", SimpleImputer(), ["age", "count"]),
+        ("texts", OneHotEncoder(handle_unknown="ignore"), ["town", "job"]),
+    ]
+    return make_pipeline(ColumnTransformer(columns), model)
+
+
+def in_polars(frame):
+    return polars.DataFrame(frame.astype({"town": str}).to_dict("list"))
+
+
+@pytest.mark.parametrize("convert", [pd.DataFrame, in_polars])
+@pytest.mark.parametrize("model", [LogisticRegression(), Ridge()])
+def test_a_model_that_asks_for_columns_by_name_is_bagged(model, convert):
+    X, y = mixed_frame()
+    frame = convert(X)
+    if isinstance(model, Ridge):
+        y = X["count"].to_numpy() * 1.5
+    valuator = DataOOBValuator(by_column(model), n_estimators=30, random_state=1).fit(frame, y)
+    scores = np.full((30, 60), np.nan)
+    for member, rows in enumerate(valuator.estimator_.estimators_samples_):
+        rest = np.setdiff1d(np.arange(60), rows)
+        fitted = by_column(model).fit(X.iloc[rows], y[rows])
+        predicted = fitted.predict(X.iloc[rest])
+        is_label = y.dtype.kind == "U"
+        scores[member, rest] = predicted == y[rest] if is_label else -((predicted - y[rest]) ** 2)
+    np.testing.assert_allclose(valuator.values_, np.nanmean(scores, axis=0), rtol=1e-12)
+    assert valuator.estimator_.predict(frame[:5]).shape == (5,)
 
 
 def test_an_ensemble_keeps_what_it_says_itself():
