@@ -38,6 +38,12 @@ def skip_missing_part():
     return missing_part
 
 
+def pytest_collection_modifyitems(items):
+    """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them."""
+    clusters = ("dask", "ray")
+    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in clusters])
+
+
 class MemcachedServer:
     """A real memcached on a free loopback port, which tests may kill, stop and restart."""
 

@@ -39,7 +39,11 @@ INTERRUPTED = """
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
-@pytest.mark.parametrize("backend", ["loky", "multiprocessing", "threading"])
+@pytest.mark.parametrize(
+    "backend",
+    # the others end whole fits in test_ends_of_the_driver.py
+    [pytest.param("loky", marks=pytest.mark.full), "multiprocessing", "threading"],
+)
 def test_ctrl_c_leaves_no_process(run_script, assert_no_process_is_left, backend):
     n_workers = 1 if backend == "threading" else 2
     code, out, err = run_script(INTERRUPTED, n_workers=n_workers, BACKEND=backend)
@@ -53,6 +57,7 @@ def test_ctrl_c_leaves_no_process(run_script, assert_no_process_is_left, backend
     assert_no_process_is_left()
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_ctrl_c_on_ray(run_script, ray_cluster):
     code, out, err = run_script(

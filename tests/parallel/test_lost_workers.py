@@ -1,4 +1,7 @@
-"""Workers and nodes that die in the middle of a run. Only processes of these tests are killed."""
+"""Workers and nodes that die in the middle of a run. Only processes of these tests are killed.
+
+What whole fits show too, in `test_fits_survive.py`, belongs to the long tests.
+"""
 
 import collections
 import concurrent.futures
@@ -56,6 +59,7 @@ def die_once(shared, payload):
     return payload**2
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", PROCESSES)
 def test_only_what_was_lost_runs_again(backend, open_backend, tmp_path):
     log = Log(tmp_path / "log")
@@ -88,6 +92,7 @@ def assert_poison_is_named(log, n_deaths=2):
     assert log.counts()[17] == n_deaths
 
 
+@pytest.mark.full
 @pytest.mark.parametrize("backend", ["loky", "multiprocessing", "ProcessPoolExecutor"])
 def test_what_kills_every_worker_is_named(backend, open_backend, tmp_path):
     with open_backend(backend):
@@ -105,6 +110,7 @@ def test_what_kills_every_worker_on_ray(ray_cluster, tmp_path, monkeypatch):
         assert_poison_is_named(Log(tmp_path / "log"), n_deaths=4)  # twice two attempts
 
 
+@pytest.mark.full
 @pytest.mark.dask
 def test_dask_loses_all_its_workers(dask_client, monkeypatch, tmp_path):
     """On a cluster of its own, which does not outlive it."""
@@ -160,6 +166,7 @@ def where(shared, payload):
     return payload**2, ray.get_runtime_context().get_node_id()
 
 
+@pytest.mark.full
 @pytest.mark.ray
 def test_a_ray_node_dies_in_the_middle(ray_cluster, extra_node):
     with (
