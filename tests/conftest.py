@@ -39,9 +39,16 @@ def skip_missing_part():
 
 
 def pytest_collection_modifyitems(items):
-    """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them."""
+    """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them.
+
+    With pytest-xdist they share one process with all others that watch a clock: one Ray for all.
+    """
     clusters = ("dask", "ray")
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in clusters])
+    for item in items:
+        needs_cluster = any(item.get_closest_marker(name) for name in clusters)
+        if needs_cluster or item.path.parent.name == "parallel":
+            item.add_marker(pytest.mark.xdist_group("clusters"))
 
 
 class MemcachedServer:
