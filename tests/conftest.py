@@ -38,6 +38,7 @@ def skip_missing_part():
     return missing_part
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items):
     """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them.
 

@@ -207,13 +207,14 @@ class _Digest:
 
     def _add_items(self, items: list[Any]) -> None:
         """Digest a long list of mostly texts or other plain items at once."""
-        texts = [item for item in items if type(item) is str]
+        is_all_text = set(map(type, items)) == {str}
+        texts = items if is_all_text else [item for item in items if type(item) is str]
         joined = "\0".join(texts)
         if joined.count("\0") == max(0, len(texts) - 1):
             self.piece(f"{len(texts)} texts", joined.encode(errors="surrogatepass"))
         else:
             self.piece("marked texts", marshal.dumps(texts, 0))
-        if len(texts) == len(items):
+        if is_all_text:
             return
         others = [(j, item) for j, item in enumerate(items) if type(item) is not str]
         plain = [(j, item) for j, item in others if type(item) in _PLAIN]
