@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import scipy
 import sklearn
+from numpy.typing import NDArray
 from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.frozen import FrozenEstimator
@@ -200,31 +201,35 @@ class _Digest:
             for name in array.dtype.names:
                 self.add(array[name])
         elif array.dtype.hasobject:
-            self._add_items(array.ravel().tolist())
+            self._add_items(array.ravel())
         else:
             flat = np.ascontiguousarray(array.T if is_fortran else array).reshape(-1)
             self.piece("data", memoryview(flat.view(np.uint8)))  # type: ignore[arg-type]
 
-    def _add_items(self, items: list[Any]) -> None:
-        """Digest a long list of mostly texts or other plain items at once."""
-        is_all_text = set(map(type, items)) == {str}
-        texts = items if is_all_text else [item for item in items if type(item) is str]
+    def _add_items(self, items: NDArray[np.object_]) -> None:
+        """Digest a long row of mostly texts or other plain items at once."""
+        import pandas as pd  # half a second that arrays of numbers do not need
+
+        is_rest = np.asarray(pd.isna(items))  # fast, and most often what is no text is missing
+        texts = items[~is_rest].tolist()
+        if not set(map(type, texts)) <= {str}:
+            is_rest = np.array([type(item) is not str for item in items], dtype=bool)
+            texts = items[~is_rest].tolist()
         joined = "\0".join(texts)
         if joined.count("\0") == max(0, len(texts) - 1):
             self.piece(f"{len(texts)} texts", joined.encode(errors="surrogatepass"))
         else:
             self.piece("marked texts", marshal.dumps(texts, 0))
-        if is_all_text:
+        rest = items[is_rest].tolist()
+        self.piece("others at", np.flatnonzero(is_rest).tobytes())
+        if set(map(type, rest)) <= _PLAIN:
+            self.piece("plain", marshal.dumps(rest, 0))  # version 0 does not depend on identities
             return
-        others = [(j, item) for j, item in enumerate(items) if type(item) is not str]
-        plain = [(j, item) for j, item in others if type(item) in _PLAIN]
-        self.piece("plain", marshal.dumps(plain, 0))  # version 0 does not depend on identities
         known: dict[int, bytes] = {}
-        for position, item in others:
-            if type(item) not in _PLAIN:
-                if id(item) not in known:  # often one and the same NA
-                    known[id(item)] = fingerprint(item)
-                self.piece(str(position), known[id(item)])
+        for item in rest:
+            if id(item) not in known:  # often one and the same NA
+                known[id(item)] = fingerprint(item)
+            self.piece("other", known[id(item)])
 
     def _add_sparse(self, matrix: Any) -> None:
         # Not brought into order: sums go in the order of the entries.
