@@ -42,14 +42,15 @@ def skip_missing_part():
 def pytest_collection_modifyitems(items):
     """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them.
 
-    With pytest-xdist they share one process with all others that watch a clock: one Ray for all.
+    With pytest-xdist they share one process, and one Ray, as do the others that watch a clock.
     """
     clusters = ("dask", "ray")
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in clusters])
     for item in items:
-        needs_cluster = any(item.get_closest_marker(name) for name in clusters)
-        if needs_cluster or item.path.parent.name == "parallel":
+        if any(item.get_closest_marker(name) for name in clusters):
             item.add_marker(pytest.mark.xdist_group("clusters"))
+        elif item.path.parent.name == "parallel":
+            item.add_marker(pytest.mark.xdist_group("clocks"))
 
 
 class MemcachedServer:
