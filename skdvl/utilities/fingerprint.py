@@ -222,14 +222,14 @@ class _Digest:
             self.piece("marked texts", marshal.dumps(texts, 0))
         rest = items[is_rest].tolist()
         self.piece("others at", np.flatnonzero(is_rest).tobytes())
-        if set(map(type, rest)) <= _PLAIN:
-            self.piece("plain", marshal.dumps(rest, 0))  # version 0 does not depend on identities
-            return
+        plain = [item if type(item) in _PLAIN else ... for item in rest]
+        self.piece("plain", marshal.dumps(plain, 0))  # version 0 does not depend on identities
         known: dict[int, bytes] = {}
         for item in rest:
-            if id(item) not in known:  # often one and the same NA
-                known[id(item)] = fingerprint(item)
-            self.piece("other", known[id(item)])
+            if type(item) not in _PLAIN:
+                if id(item) not in known:  # often one and the same NA
+                    known[id(item)] = fingerprint(item)
+                self.piece("other", known[id(item)])
 
     def _add_sparse(self, matrix: Any) -> None:
         # Not brought into order: sums go in the order of the entries.

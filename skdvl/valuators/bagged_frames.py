@@ -54,8 +54,8 @@ class OnFrames(MetaEstimatorMixin, BaseEstimator):
 
     def _frame(self, X: NDArray[Any]) -> Any:
         if isinstance(self.template, pd.DataFrame):
-            frame = pd.DataFrame(X, columns=self.template.columns)
-            return frame.astype(dict(self.template.dtypes))
+            frame = pd.DataFrame(X).astype(dict(enumerate(self.template.dtypes)))
+            return frame.set_axis(self.template.columns, axis=1)  # names may repeat
         columns = dict(zip(self.template.columns, X.T.tolist(), strict=True))
         return type(self.template)(columns, schema=self.template.schema)
 
