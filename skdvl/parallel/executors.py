@@ -56,6 +56,14 @@ def never_deduplicating(executor: Any) -> Any:
     return executor
 
 
+def trying_once(executor: Any) -> Any:
+    """Return an executor of the same workers that does not itself run a lost call again.
+
+    Dask has no such choice for a single call.
+    """
+    return executor.options(max_retries=0) if is_ray(executor) else executor
+
+
 def replacement(executor: Any) -> Executor | None:
     """Return a new pool made like a broken one, None for what cannot break or be made anew.
 

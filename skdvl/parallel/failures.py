@@ -82,3 +82,13 @@ class Lost:
         self.error = error
         self.n_attempts = n_attempts
         self.is_certain = is_certain
+
+
+class Unsent:
+    """The payloads of a task that joblib had in its hands when a worker died, by number.
+
+    joblib takes as many tasks in advance as there are workers.
+    """
+
+    def __init__(self, numbers: list[int]) -> None:
+        self.numbers = numbers

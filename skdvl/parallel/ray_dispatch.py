@@ -46,7 +46,10 @@ class Request:
     def but(self, changes: dict[str, Any]) -> "Request":
         """Return this request with some changes."""
         names = Request.__dataclass_fields__
-        return Request(**{**{name: getattr(self, name) for name in names}, **changes})
+        request = Request(**{**{name: getattr(self, name) for name in names}, **changes})
+        if request.amounts == self.amounts:
+            request.n_fit = self.n_fit  # a cluster that has lost its room meanwhile may get it back
+        return request
 
     @cached_property
     def amounts(self) -> dict[str, float]:

@@ -199,6 +199,10 @@ class RayExecutorOptions(Executor):
 
     map = RayExecutor.map
 
+    def options(self, **request: Any) -> "RayExecutorOptions":
+        """Return the executor with further changes; see :meth:`RayExecutor.options`."""
+        return RayExecutorOptions(self._executor, self._request.but(request))
+
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """End the executor itself, whatever options it goes by."""
         self._executor.shutdown(wait, cancel_futures=cancel_futures)

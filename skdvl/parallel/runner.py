@@ -11,10 +11,11 @@ from typing import Any, Generic, TypeVar
 
 import joblib
 
-from skdvl.parallel.failures import Failure, Lost, WorkerLostError
+from skdvl.parallel.failures import Failure, Lost, Unsent, WorkerLostError
 from skdvl.parallel.grouping import Grouping
 from skdvl.parallel.routes import Route, open_route
 from skdvl.parallel.sharing import DirectHandle
+from skdvl.parallel.task_backend import TaskBackend
 from skdvl.parallel.tasks import Outcome, Task, Work
 
 P = TypeVar("P")
@@ -136,7 +137,7 @@ class TaskRunner(Generic[P, R]):
             alone = bool(n_losses)
             numbers = deque([min(n_losses)]) if alone else waiting
             losses = []
-            with closing(self._call(payloads, numbers, borders)) as outcomes:
+            with closing(self._call(payloads, numbers, borders, alone=alone)) as outcomes:
                 for outcome in outcomes:
                     if isinstance(outcome, Lost):
                         if outcome.is_certain:  # what follows may die as often, one by one
@@ -159,12 +160,14 @@ class TaskRunner(Generic[P, R]):
         describe: Callable[[P], str],
     ) -> None:
         """Add a loss to those of its payloads; raise an error if it is one too many."""
-        n_attempts = loss.n_attempts if is_to_blame and len(loss.numbers) == 1 else 1
+        if loss.n_attempts is None:
+            raise _worker_lost(describe(payloads[loss.numbers[0]]), loss)
+        n_attempts = loss.n_attempts if is_to_blame else 1
+        # what the backend tried again as one piece does not tell which of several kills
+        is_told = len(loss.numbers) == 1 or n_attempts == 1
         for number in loss.numbers:
-            if loss.n_attempts is None or n_attempts is None:
-                raise _worker_lost(describe(payloads[number]), loss)
             n_losses[number] = n_losses.get(number, 0) + n_attempts
-            if n_losses[number] > self.max_retries:
+            if is_told and n_losses[number] > self.max_retries:
                 raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
 
     def _while_no_pool_pays(
@@ -193,10 +196,15 @@ class TaskRunner(Generic[P, R]):
             _pool.note_use()
 
     def _call(
-        self, payloads: Sequence[P], waiting: deque[int], borders: Sequence[int]
+        self, payloads: Sequence[P], waiting: deque[int], borders: Sequence[int], *, alone: bool
     ) -> Generator[Outcome | Lost]:
-        """Send the waiting payloads through joblib; yield what comes back, losses too."""
+        """Send the waiting payloads through joblib; yield what comes back, losses too.
+
+        After a loss what is under way still ends, and the rest goes on waiting.
+        """
         under_way: set[int] = set()
+        if isinstance(self._route.backend, TaskBackend):
+            self._route.backend.tries_once = alone
 
         def tasks() -> Iterator[tuple[Task, tuple, dict]]:
             while waiting and not self._route.has_losses:
@@ -211,7 +219,12 @@ class TaskRunner(Generic[P, R]):
             with closing(_joblib(self._route, tasks())) as outcomes:
                 for outcome in outcomes:
                     under_way.difference_update(outcome.numbers)
-                    yield outcome
+                    if isinstance(outcome, Unsent):
+                        numbers = sorted([*outcome.numbers, *waiting])
+                        waiting.clear()
+                        waiting.extend(numbers)
+                    else:
+                        yield outcome
         except RuntimeError as error:
             if not _is_lost_pool(error):
                 raise

@@ -2,12 +2,13 @@
 
 import threading
 import time
-from concurrent.futures import BrokenExecutor, CancelledError, Executor
+from concurrent.futures import BrokenExecutor, CancelledError, Executor, Future
 from typing import Any
 
 from skdvl.parallel import executors
 from skdvl.parallel.backend import Batch, ExecutorBackend
-from skdvl.parallel.failures import Lost, WorkerLostError
+from skdvl.parallel.failures import Lost, Unsent, WorkerLostError
+from skdvl.parallel.tasks import Task
 
 _WATCH_SECONDS = 1.0
 _PATIENCE_SECONDS = 22.0  # a nanny takes 2 to 17 seconds to start a worker again
@@ -24,6 +25,7 @@ class TaskBackend(ExecutorBackend):
         self._n_workers = n_workers
         self._seconds_deserted = 0.0  # without any worker, since the last result came
         self.has_losses = False  # of the call under way
+        self.tries_once = False  # a lost task is not tried again by Ray itself
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         """Prepare a call of ``joblib.Parallel``.
@@ -48,6 +50,15 @@ class TaskBackend(ExecutorBackend):
     def stop_call(self) -> None:
         """End watching."""
         self._call_ended.set()
+
+    def _send(self, function: Any) -> Future:
+        if self.has_losses:
+            unsent: Future = Future()
+            unsent.set_result([Unsent(task.numbers) for task in _tasks(function)])
+            return unsent
+        if self.tries_once:
+            return executors.trying_once(self._executor).submit(function)
+        return super()._send(function)
 
     def _watch(self, ended: threading.Event) -> None:
         """Give up where workers stay away, or come back only to die again, for too long."""
@@ -92,11 +103,15 @@ class TaskBackend(ExecutorBackend):
         self, batch: Batch, error: BaseException, n_attempts: int, *, is_certain: bool
     ) -> list[Lost]:
         self.has_losses = True
-        # the items of joblib's batches are (function, args, kwargs); ours are tasks
         return [
             Lost(task.numbers, error, n_attempts, is_certain=is_certain)
-            for task, _, _ in batch.function.items  # type: ignore[attr-defined]
+            for task in _tasks(batch.function)
         ]
+
+
+def _tasks(function: Any) -> list[Task]:
+    """Return what a batch of joblib's calls: its items are (function, args, kwargs)."""
+    return [task for task, _, _ in function.items]
 
 
 def _dask_is_gone() -> WorkerLostError:

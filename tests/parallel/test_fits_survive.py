@@ -32,15 +32,14 @@ PROCESSES = [
     pytest.param("ray joblib", marks=pytest.mark.ray),
     pytest.param("RayExecutor", marks=pytest.mark.ray),
 ]
-# Where all die each death takes seconds. "loky executor" goes the way of "loky"; what kills every
-# worker on Ray is named in test_lost_workers.py; of Dask's two kinds of workers those without
-# nannies die in a test of their own.
+# Where all die each death takes seconds. "loky executor" goes the way of "loky", "ray joblib" that
+# of "RayExecutor"; of Dask's two kinds of workers those without nannies die in a test of their own.
 DYING = [
     "loky",
     "multiprocessing",
     "ProcessPoolExecutor",
     pytest.param("loky executor", marks=pytest.mark.full),
-    pytest.param("RayExecutor", marks=[pytest.mark.ray, pytest.mark.full]),
+    pytest.param("RayExecutor", marks=pytest.mark.ray),
     pytest.param("ray joblib", marks=[pytest.mark.ray, pytest.mark.full]),
     pytest.param("dask", marks=[pytest.mark.dask, pytest.mark.full]),
 ]
@@ -145,9 +144,10 @@ def test_all_workers_die(backend, open_backend, tmp_path, mortal, expected):
     now, times = time.time(), deaths_in(tmp_path)[1]
     print(f"{backend}: error after {now - times[0]:.1f} s, {len(times)} deaths")
     assert now - times[-1] < 10
-    # Dask's nannies and Ray take seconds to start the next of four workers that each chunk kills
-    if backend not in ("dask", "RayExecutor"):
+    if backend != "dask":  # whose nannies take seconds to start the next of the workers to die
         assert now - times[0] < 30
+    if backend == "RayExecutor":  # tries two tasks four times, and then a chunk of one alone
+        assert len(times) <= 9
     assert raised.value.__cause__ is not None
     (tmp_path / "kill-all").unlink()
     assert_a_later_run_goes_on(mortal, expected, **options)

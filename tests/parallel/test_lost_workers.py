@@ -107,10 +107,9 @@ def test_what_kills_every_worker_on_ray(ray_cluster, tmp_path, monkeypatch):
         RayExecutor(2, max_retries=1) as executor,
         joblib.parallel_config(backend=ExecutorBackend(executor)),
     ):
-        assert_poison_is_named(Log(tmp_path / "log"), n_deaths=4)  # twice two attempts
+        assert_poison_is_named(Log(tmp_path / "log"), n_deaths=3)  # two attempts, one alone
 
 
-@pytest.mark.full
 @pytest.mark.dask
 def test_dask_loses_all_its_workers(dask_client, monkeypatch, tmp_path):
     """On a cluster of its own, which does not outlive it."""
