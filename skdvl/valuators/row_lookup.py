@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 from numbers import Real
 from typing import Any
 
@@ -11,6 +12,8 @@ import pandas as pd
 from numpy.typing import NDArray
 
 __all__ = ["RowLookup", "row_digests"]
+
+_BLOCK_ELEMENTS = 2**17
 
 
 def row_digests(X: Any) -> list[bytes]:
@@ -34,19 +37,20 @@ def _sparse_digests(rows: Any) -> list[bytes]:
     rows.sum_duplicates()
     rows.eliminate_zeros()
     rows.sort_indices()
-    indices = rows.indices.astype(np.int64)
     values = np.where(np.isnan(rows.data), np.nan, rows.data)
-    spans = zip(rows.indptr[:-1], rows.indptr[1:], strict=True)
-    return [_digest(indices[a:b], values[a:b]) for a, b in spans]
+    return _digest(rows.indptr, rows.indices, values)
 
 
 def _number_digests(array: NDArray[np.float64], extra: list[str] | None = None) -> list[bytes]:
-    array = np.where(np.isnan(array), np.nan, array)
-    texts = [""] * len(array) if extra is None else extra
     digests = []
-    for row, text in zip(array, texts, strict=True):
-        places = np.flatnonzero(row)
-        digests.append(_digest(places.astype(np.int64), row[places], text))
+    step = max(1, _BLOCK_ELEMENTS // max(array.shape[1], 1))
+    for first in range(0, len(array), step):
+        block = array[first : first + step]
+        block = np.where(np.isnan(block), np.nan, block)
+        rows, columns = np.nonzero(block)
+        ends = np.searchsorted(rows, np.arange(len(block) + 1))
+        texts = None if extra is None else extra[first : first + step]
+        digests += _digest(ends, columns, block[rows, columns], texts)
     return digests
 
 
@@ -75,11 +79,24 @@ def _frame_digests(frame: Any) -> list[bytes]:
     )
 
 
-def _digest(places: NDArray[np.int64], values: NDArray[np.float64], text: str = "") -> bytes:
-    hasher = hashlib.blake2b(places.tobytes(), digest_size=16)
-    hasher.update(values.tobytes())
-    hasher.update(text.encode())
-    return hasher.digest()
+def _digest(
+    ends: NDArray[np.integer],
+    places: NDArray[np.integer],
+    values: NDArray[np.float64],
+    texts: list[str] | None = None,
+) -> list[bytes]:
+    """Return the digest of each row of a matrix in CSR format, its text added."""
+    all_places = places.astype(np.int64).tobytes()
+    all_values = values.tobytes()
+    at = (8 * ends.astype(np.int64)).tolist()
+    digests = []
+    for k, (start, end) in enumerate(itertools.pairwise(at)):
+        hasher = hashlib.blake2b(all_places[start:end], digest_size=16)
+        hasher.update(all_values[start:end])
+        if texts is not None:
+            hasher.update(texts[k].encode())
+        digests.append(hasher.digest())
+    return digests
 
 
 class RowLookup:
