@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
+from skdvl.estimation import Snapshot
 from skdvl.parallel.pickling import cloudpickle
 from skdvl.utilities import Utility
 
@@ -84,6 +85,18 @@ def assert_same_result(one, other):
 @pytest.fixture(scope="session", name="assert_same_result")
 def _assert_same_result():
     return assert_same_result
+
+
+def snapshot(n_evals=100, *, error=1.0, halves=None, seconds=0.0, n_players=10):
+    values = np.arange(float(n_players))
+    errors = np.full(n_players, error)
+    estimate = None if halves is None else lambda: halves
+    return Snapshot(values, errors, n_evals, n_players, seconds, estimate)
+
+
+@pytest.fixture(scope="session", name="snapshot")
+def _snapshot():
+    return snapshot
 
 
 @pytest.fixture(autouse=True, scope="module")
