@@ -1,11 +1,15 @@
 import os
 import sys
 import time
+import traceback
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.testing import assert_array_equal
 
+from skdvl.estimation import Snapshot
 from skdvl.parallel.pickling import cloudpickle
 from skdvl.utilities import Utility
 
@@ -48,6 +52,51 @@ class NoisyGame(Utility):
 @pytest.fixture(scope="session")
 def noisy_game():
     return NoisyGame
+
+
+def in_child(function):
+    """Run a function in a forked child; return how the child ended."""
+    with warnings.catch_warnings():
+        # Python 3.12 warns where threads are alive, as those of a pool of earlier tests.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        pid = os.fork()
+    if pid == 0:
+        try:
+            function()
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+@pytest.fixture(scope="session", name="in_child")
+def _in_child():
+    return in_child
+
+
+def assert_same_result(one, other):
+    assert_array_equal(one.values, other.values)
+    assert_array_equal(one.standard_errors, other.standard_errors)
+    assert one.n_evals == other.n_evals
+    assert one.converged == other.converged
+
+
+@pytest.fixture(scope="session", name="assert_same_result")
+def _assert_same_result():
+    return assert_same_result
+
+
+def snapshot(n_evals=100, *, error=1.0, halves=None, seconds=0.0, n_players=10):
+    values = np.arange(float(n_players))
+    errors = np.full(n_players, error)
+    estimate = None if halves is None else lambda: halves
+    return Snapshot(values, errors, n_evals, n_players, seconds, estimate)
+
+
+@pytest.fixture(scope="session", name="snapshot")
+def _snapshot():
+    return snapshot
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -11,6 +11,7 @@ import time
 import pytest
 
 import skdvl
+from skdvl.parallel import RayExecutor
 from skdvl.parallel.pickling import cloudpickle
 
 
@@ -20,6 +21,12 @@ def _functions_travel_by_value(request):
     cloudpickle.register_pickle_by_value(request.module)
     yield
     cloudpickle.unregister_pickle_by_value(request.module)
+
+
+@pytest.fixture(scope="module")
+def executor(ray_cluster):
+    with RayExecutor(2) as executor:
+        yield executor
 
 
 def started_by(mark):
