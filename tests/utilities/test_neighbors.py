@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from skdvl.metrics import resolve_scorer
@@ -14,6 +15,7 @@ from skdvl.utilities.record import recording
 from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule
 
+pytestmark = pytest.mark.oldest
 RNG = np.random.default_rng(0)
 X, X_VAL = RNG.normal(size=(40, 4)), RNG.normal(size=(25, 4))
 LABELS, LABELS_VAL = RNG.integers(0, 3, 40), np.arange(25) % 3
@@ -105,6 +107,26 @@ def test_too_few_rows_are_refused_in_scikit_learns_words():
         refit(sets)
     assert ours.refused == theirs.refused
     assert ours.n_refused == 4
+
+
+def test_what_fails_by_brute_force_is_declined():
+    # scikit-learn 1.6 with texts for labels; and a tree is searched from twelve rows on
+    y, y_val = LABELS.astype(str), LABELS_VAL.astype(str)
+    fold = Fold(0, X, y, X_VAL, y_val, np.unique(y))
+    for metric in ("manhattan", "euclidean"):
+        model = KNeighborsClassifier(metric=metric)
+        judge = Judge(fold, resolve_scorer("accuracy", model), own_score=False)
+        engine, reasons = make_utility(model, fold, judge, FallbackRule(judge))
+        try:
+            clone(model).fit(X[:5], y[:5]).predict(X_VAL)
+        except ValueError:
+            assert engine.engine == "refit"
+            assert "fails by brute force (ValueError" in reasons[0]
+        else:
+            assert engine.engine == "nearest neighbors", reasons
+            sets = some_sets(20)
+            refit = RefitUtility(model, fold, judge, FallbackRule(judge))
+            assert_array_equal(engine(sets), refit(sets))
 
 
 def test_more_rows_than_a_small_integer_counts():

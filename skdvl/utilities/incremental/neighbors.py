@@ -27,6 +27,7 @@ from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import Errors, IncrementalUtility, PrefixErrors
+from skdvl.utilities.quiet import quiet_warnings
 
 __all__ = ["NeighborsUtility"]
 
@@ -82,7 +83,7 @@ class NeighborsUtility(IncrementalUtility):
         return [
             KNeighborsClassifier(),
             KNeighborsClassifier(n_neighbors=3, weights="distance"),
-            KNeighborsClassifier(n_neighbors=1, metric="manhattan"),
+            KNeighborsClassifier(n_neighbors=1, metric="manhattan", algorithm="ball_tree"),
             KNeighborsClassifier(n_neighbors=4, metric="cosine", algorithm="brute"),
             KNeighborsRegressor(),
             KNeighborsRegressor(n_neighbors=3, weights="distance", p=3),
@@ -105,7 +106,7 @@ class NeighborsUtility(IncrementalUtility):
             return f"{estimator.metric} is no metric, so that scikit-learn's trees miss neighbours"
         if _BYTES_PER_PAIR * fold.n_rows * len(fold.y_val) > _MAX_TABLE_BYTES:
             return f"{fold.n_rows} x {len(fold.y_val)} distances are too many to keep"
-        return None
+        return _why_not_by_brute_force(estimator, fold)
 
     @cached_property
     def _tables(self) -> _Tables:
@@ -304,6 +305,20 @@ class NeighborsUtility(IncrementalUtility):
             target = targets.take(by_rank.take(rank + start))
             total += target if weights is None else target * weights[j]
         return total / (self.n_neighbors if weights is None else np.sum(weights, axis=0))
+
+
+def _why_not_by_brute_force(estimator: Any, fold: Fold) -> str | None:
+    """Return why scikit-learn cannot predict from two rows, which it searches by brute force.
+
+    Version 1.6 fails there for labels that are texts and some metrics.
+    """
+    smallest = clone(estimator).set_params(n_neighbors=1)
+    try:
+        with quiet_warnings():
+            smallest.fit(fold.X[:2], fold.y[:2]).predict(fold.X_val[:1])
+    except Exception as error:
+        return f"it fails by brute force ({type(error).__name__}: {error})"
+    return None
 
 
 def _distances(model: Any, X_val: NDArray[np.float64], X: NDArray[np.float64]) -> NDArray[Any]:

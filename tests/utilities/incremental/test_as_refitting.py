@@ -23,6 +23,7 @@ from skdvl.utilities.dispatch import find_engines
 from skdvl.utilities.quiet import quiet_warnings
 from skdvl.utilities.record import recording
 
+pytestmark = pytest.mark.oldest
 ENGINES = find_engines()
 EXAMPLES = [
     pytest.param(engine, k, id=f"{engine.engine}-{k}")
