@@ -24,6 +24,7 @@ from skdvl.utilities.incremental.contrasts import (
 )
 from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite
 from skdvl.utilities.incremental.normal_equations import sum_rows
+from skdvl.utilities.incremental.shrunk_discriminant import ShrunkDiscriminantRefit
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["LinearDiscriminantUtility"]
@@ -62,6 +63,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
         self.n_digested = 2 * self.X.shape[1] + len(self.row) + 1
+        if self.shrinkage == "auto":
+            self._refitting = ShrunkDiscriminantRefit(estimator, fold, judge, fallback)
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
