@@ -9,8 +9,9 @@ fit, most of which is spent on looking at its input at every step.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import sklearn
@@ -27,7 +28,6 @@ Floats = NDArray[np.float64]
 Codes = NDArray[np.intp]
 
 _EPS = np.finfo(np.float64).eps
-_MAX_FEATURES = 1000  # of more, Ledoit's and Wolf's sums are taken block by block
 
 
 class ShrunkDiscriminantRefit(RefitUtility):
@@ -47,7 +47,7 @@ class ShrunkDiscriminantRefit(RefitUtility):
             return None
         X = np.asarray(take_rows(self.fold.X, rows), dtype=np.float64)
         classes, codes = np.unique(self.fold.codes[rows], return_inverse=True)
-        if len(classes) == len(rows) or X.shape[1] >= _MAX_FEATURES:
+        if len(classes) == len(rows):
             return None
         try:
             coef, intercept = fit_shrunk(X, codes.reshape(-1), solver)
@@ -68,7 +68,7 @@ def fit_shrunk(X: Floats, codes: Codes, solver: str) -> tuple[Floats, Floats]:
     Parameters
     ----------
     X : ndarray of shape (n_rows, n_features)
-        More rows than classes.
+        More rows than classes. Of 1000 columns and more, scikit-learn sums block by block.
     codes : ndarray of int, shape (n_rows,)
         Classes, from 0 on without a gap.
     solver : {"lsqr", "eigen"}
@@ -140,16 +140,10 @@ def _ledoit_wolf(squares: Floats, products: Floats) -> float:
 # --- whether the installed scikit-learn does the same ----------------------------------------
 
 
-class _Settings(NamedTuple):
-    """What makes scikit-learn take other paths, on arrays of other layouts."""
-
-    transform_output: str
-    array_api_dispatch: bool
-
-
-def _settings() -> _Settings:
+def _settings() -> tuple[Any, ...]:
+    """Return what makes scikit-learn take other paths, on arrays of other layouts."""
     config = sklearn.get_config()
-    return _Settings(*(config[name] for name in _Settings._fields))
+    return config["transform_output"], config["array_api_dispatch"]
 
 
 @cache
@@ -160,16 +154,20 @@ def _gives_the_same_bits(solver: str, *settings: Any) -> bool:
         codes = rng.permutation(np.repeat(np.arange(len(counts)), counts))
         X = rng.normal(size=(len(codes), d)) * np.exp(rng.normal(0, 3, d)) + 1
         X[:, 0] = 3.0
-        model = LinearDiscriminantAnalysis(solver=solver, shrinkage="auto")
-        if _outcome(lambda: fit_shrunk(X, codes, solver)) != _outcome(
-            lambda: (model.fit(X, codes).coef_, model.intercept_)
-        ):
+        if _bits(fit_shrunk, X, codes, solver) != _bits(_fit, X, codes, solver):
             return False
     return True
 
 
-def _outcome(fit: Any) -> tuple[str, ...] | tuple[bytes, ...]:
+def _fit(X: Floats, codes: Codes, solver: str) -> tuple[Floats, Floats]:
+    model = LinearDiscriminantAnalysis(solver=solver, shrinkage="auto").fit(X, codes)
+    return model.coef_, model.intercept_
+
+
+def _bits(
+    fit: Callable[[Floats, Codes, str], tuple[Floats, Floats]], X: Floats, codes: Codes, solver: str
+) -> list[bytes] | str:
     try:
-        return tuple(part.tobytes() for part in fit())
-    except linalg.LinAlgError as error:
-        return (str(error),)
+        return [part.tobytes() for part in fit(X, codes, solver)]
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
