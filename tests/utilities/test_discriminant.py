@@ -145,6 +145,34 @@ def test_ledoit_wolf_of_a_coalition_is_scikit_learns(d):
     )
 
 
+def pairs_of_rows(fold, n_sets=150, seed=0):
+    """Return sets of two rows of the first two classes and five of the others."""
+    rng = np.random.default_rng(seed)
+    sets = np.zeros((n_sets, fold.n_rows), dtype=bool)
+    for rows in sets:
+        for code in range(len(fold.classes)):
+            mine = rng.permutation(np.flatnonzero(fold.codes == code))
+            rows[mine[: 2 if code < 2 else 5]] = True
+    return sets
+
+
+@pytest.mark.parametrize("solver", ["lsqr", "eigen"])
+def test_a_column_that_varies_by_the_rounding_of_the_shrinkage_only(solver):
+    fold = make_fold(2, n_rows=30, d=3)
+    fold.X[:, 0] = np.random.default_rng(0).choice([1.0, 2.0], 30, p=[0.8, 0.2])
+    utility, refit = both(LDA(solver=solver, shrinkage="auto"), fold)
+    assert_same(utility, refit, pairs_of_rows(fold))
+
+
+@pytest.mark.parametrize("d", [3, 5])
+def test_two_rows_whose_values_in_one_column_are_close(d):
+    fold = make_fold(3, d=d)
+    fold.X[:, 0] = np.round(fold.X[:, 0]) + 1e-4 * np.random.default_rng(0).random(50)
+    utility, refit = both(LDA(solver="lsqr", shrinkage="auto"), fold)
+    assert utility._keeps_rows(0) == (d == 5)
+    assert_same(utility, refit, pairs_of_rows(fold))
+
+
 @pytest.mark.parametrize("solver", ["svd", "lsqr"])
 @pytest.mark.parametrize("scoring", ["accuracy", "neg_brier_score", "roc_auc"])
 def test_a_single_class_fails_where_scikit_learn_fails(solver, scoring):

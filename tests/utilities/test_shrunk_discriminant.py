@@ -31,6 +31,9 @@ def columns(kind, rng, n_rows=24, d=30):
     elif kind == "constant columns":
         X[:, ::3] = 0.1
         X[:, 1] = 0.0
+    elif kind == "a whole column":
+        X = X[:, :4]
+        X[:, 0] = 2.0
     elif kind == "whole numbers":
         X = np.round(X).astype(np.int64)
     elif kind == "one column":
@@ -42,8 +45,8 @@ def columns(kind, rng, n_rows=24, d=30):
     return X
 
 
-KINDS = ["plain", "duplicates", "constant columns", "whole numbers", "one column"]
-KINDS += ["column by column", "frame"]
+KINDS = ["plain", "duplicates", "constant columns", "a whole column"]
+KINDS += ["whole numbers", "one column", "column by column", "frame"]
 
 
 def make_fold(kind="plain", n_classes=2, seed=0):

@@ -169,6 +169,8 @@ class ClassCovariancesUtility(ClassSumsUtility):
     ) -> NDArray[np.bool_]:
         """Shrink covariances of class k as scikit-learn does, of standardised columns, in place.
 
+        ``squares``, of which rounding errors are a fixed part, grow by those of the shrinkage.
+
         Returns
         -------
         ndarray of bool, shape (n_sets,)
@@ -180,16 +182,18 @@ class ClassCovariancesUtility(ClassSumsUtility):
         is_constant = (squares == 0) | (lost & self.is_whole)
         n = np.maximum(count, 1)
         precision = np.where(is_constant | lost, 0.0, 1.0) / np.where(lost, 1.0, variance)
-        shrinkage = np.zeros(count.shape)
+        shrinkage, noise = np.zeros(count.shape), np.zeros(count.shape)
         n_varying = (precision > 0).sum(axis=1)
         if d > 1:
             pairs = precision.take(self.row, axis=1)
             pairs *= precision.take(self.column, axis=1)
             pairs *= np.where(self.row == self.column, 1.0, 2.0)
             of_squares = _row_products(pairs, covariance**2)
+            noise = (precision * squares).mean(axis=1)
             if self._keeps_rows(k):
                 fourth = self._sum_over_rows(k, sums, mean, precision)
             else:
+                noise **= 2  # fourth powers about another centre are differences of large numbers
                 fourth = self._sum_of_fourth_powers(n, sums, mean, squares, precision, pairs)
             beta = (fourth / n - of_squares) / (d * n)
             delta = (of_squares - n_varying**2 / d) / d
@@ -201,6 +205,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
         covariance[:, self.diagonal] += (shrinkage * n_varying / d)[:, np.newaxis] * unit
         few = count < 2
         covariance[few] = 0.0
+        squares += noise[:, np.newaxis] * unit
         return (lost & ~is_constant).any(axis=1) & ~few
 
     def _sum_over_rows(self, k: int, sums: Floats, mean: Floats, precision: Floats) -> Floats:
