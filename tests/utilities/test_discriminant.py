@@ -123,23 +123,54 @@ def test_shrinkage(solver, shrinkage, n_classes):
         assert utility._refitting.n_sets == 0
 
 
-def test_ledoit_wolf_of_a_coalition_is_scikit_learns():
-    fold = make_fold(2, d=5)
-    fold.X[:, 4] = np.round(fold.X[:, 4])
+@pytest.mark.parametrize("d", [3, 5])  # with three columns there are fewer products than rows
+def test_ledoit_wolf_of_a_coalition_is_scikit_learns(d):
+    fold = make_fold(2, d=d)
+    fold.X[:, d - 1] = np.round(fold.X[:, d - 1])
     utility, _ = both(LDA(solver="lsqr", shrinkage="auto"), fold)
+    assert utility._keeps_rows(0) == (d == 5)
     rows = np.random.default_rng(2).random(50) < 0.5
     members = utility.members[0][rows[utility.members[0]]]
     table = utility._prepared().tables[0]
     chosen = rows[utility.members[0]]
     digest = utility._digest(0, np.array([chosen.sum()]), table[chosen].sum(axis=0)[np.newaxis])
-    found = np.zeros((5, 5))
-    found[utility.row, utility.column] = found[utility.column, utility.row] = digest[0, 5:20]
+    found = np.zeros((d, d))
+    covariance = digest[0, d : d + len(utility.row)]
+    found[utility.row, utility.column] = found[utility.column, utility.row] = covariance
     scaler = StandardScaler().fit(fold.X[members])
     expected = ledoit_wolf(scaler.transform(fold.X[members]))[0]
     expected = expected * np.outer(scaler.scale_, scaler.scale_)
     assert_allclose(
         found * np.outer(utility.scale, utility.scale), expected, rtol=1e-10, atol=1e-12
     )
+
+
+def pairs_of_rows(fold, n_sets=150, seed=0):
+    """Return sets of two rows of the first two classes and five of the others."""
+    rng = np.random.default_rng(seed)
+    sets = np.zeros((n_sets, fold.n_rows), dtype=bool)
+    for rows in sets:
+        for code in range(len(fold.classes)):
+            mine = rng.permutation(np.flatnonzero(fold.codes == code))
+            rows[mine[: 2 if code < 2 else 5]] = True
+    return sets
+
+
+@pytest.mark.parametrize("solver", ["lsqr", "eigen"])
+def test_a_column_that_varies_by_the_rounding_of_the_shrinkage_only(solver):
+    fold = make_fold(2, n_rows=30, d=3)
+    fold.X[:, 0] = np.random.default_rng(0).choice([1.0, 2.0], 30, p=[0.8, 0.2])
+    utility, refit = both(LDA(solver=solver, shrinkage="auto"), fold)
+    assert_same(utility, refit, pairs_of_rows(fold))
+
+
+@pytest.mark.parametrize("d", [3, 5])
+def test_two_rows_whose_values_in_one_column_are_close(d):
+    fold = make_fold(3, d=d)
+    fold.X[:, 0] = np.round(fold.X[:, 0]) + 1e-4 * np.random.default_rng(0).random(50)
+    utility, refit = both(LDA(solver="lsqr", shrinkage="auto"), fold)
+    assert utility._keeps_rows(0) == (d == 5)
+    assert_same(utility, refit, pairs_of_rows(fold))
 
 
 @pytest.mark.parametrize("solver", ["svd", "lsqr"])
@@ -217,11 +248,19 @@ def test_eigenvalues_near_tol_are_compared_as_scikit_learn_compares_them():
 
 
 @pytest.mark.parametrize(
-    "estimator", [LDA(), LDA(solver="lsqr", shrinkage=0.1), QDA(reg_param=0.1)]
+    "estimator",
+    [
+        LDA(),
+        LDA(solver="lsqr", shrinkage=0.1),
+        LDA(solver="lsqr", shrinkage="auto"),
+        LDA(solver="eigen", shrinkage="auto"),
+        QDA(reg_param=0.1),
+    ],
 )
 @pytest.mark.parametrize("n_classes", [2, 3])
-def test_a_utility_does_not_depend_on_its_batch(estimator, n_classes):
-    utility, _ = both(estimator, make_fold(n_classes, d=12))
+@pytest.mark.parametrize("d", [2, 12])
+def test_a_utility_does_not_depend_on_its_batch(estimator, n_classes, d):
+    utility, _ = both(estimator, make_fold(n_classes, d=d))
     rng = np.random.default_rng(4)
     coalitions = rng.random((140, 50)) < rng.random((140, 1))
     whole = utility(coalitions)

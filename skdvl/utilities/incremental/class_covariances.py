@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.utilities.fold import Fold, Judge
+from skdvl.utilities.incremental.base import blocked_matmul
 from skdvl.utilities.incremental.class_sums import ClassSumsUtility
 from skdvl.utilities.incremental.moments import column_centres, whole_columns
 from skdvl.utilities.supervised import FallbackRule
@@ -28,6 +29,16 @@ def lower_triangle(d: int) -> tuple[Rows, Rows]:
     """Return rows and columns of the entries of a lower triangle, column by column."""
     column, row = np.triu_indices(d)
     return row, column
+
+
+def _n_fourth(d: int) -> int:
+    """Return how many products of four, or of a square and another column, d columns have."""
+    return d * (d + 1) // 2 + d**2
+
+
+def _row_products(left: Floats, right: Floats) -> Floats:
+    """Return the inner products of rows."""
+    return np.asarray((left[:, np.newaxis] @ right[:, :, np.newaxis])[:, 0, 0])
 
 
 class ClassCovariancesUtility(ClassSumsUtility):
@@ -78,7 +89,7 @@ class ClassCovariancesUtility(ClassSumsUtility):
         n_rows, d = np.shape(fold.X)
         n_products = d + d * (d + 1) // 2
         if getattr(estimator, "shrinkage", None) == "auto":
-            n_products += d * (d + 1) // 2 + d**2
+            n_products += min(n_rows, _n_fourth(d))
         if d > _MAX_FEATURES or 8 * n_rows * n_products > _MAX_TABLE_BYTES:
             return "with so many columns refitting is as fast"
         if getattr(estimator, "covariance_estimator", None) is not None:
@@ -100,13 +111,19 @@ class ClassCovariancesUtility(ClassSumsUtility):
     def _row_statistics(self, k: int) -> Floats:
         moved = (self.X[self.members[k]] - self.centres[k]) / self.scale
         tables = [moved, moved[:, self.row] * moved[:, self.column]]
-        if self.shrinkage == "auto":
+        if self.shrinkage == "auto" and self._keeps_rows(k):
+            tables.append(np.eye(len(moved)))
+        elif self.shrinkage == "auto":
             squares = moved**2
             tables.append(tables[1] ** 2)
             tables.append(
                 (squares[:, :, np.newaxis] * moved[:, np.newaxis]).reshape(len(moved), -1)
             )
         return np.concatenate(tables, axis=1)
+
+    def _keeps_rows(self, k: int) -> bool:
+        """Tell whether class k's sums have which rows there are, in place of fourth powers."""
+        return len(self.members[k]) < _n_fourth(self.X.shape[1])
 
     def _features(self, X: Floats) -> Floats:
         return np.concatenate([(X - self.origin) / self.scale, np.ones((len(X), 1))], axis=1)
@@ -148,9 +165,11 @@ class ClassCovariancesUtility(ClassSumsUtility):
         covariance[:, diagonal] += shrinkage * mean_variance / self.scale**2
 
     def _shrink_by_ledoit_wolf(
-        self, count: Floats, sums: Floats, mean: Floats, squares: Floats, covariance: Floats
+        self, k: int, count: Floats, sums: Floats, mean: Floats, squares: Floats, covariance: Floats
     ) -> NDArray[np.bool_]:
-        """Shrink covariances as scikit-learn does, of standardised columns, in place.
+        """Shrink covariances of class k as scikit-learn does, of standardised columns, in place.
+
+        ``squares``, of which rounding errors are a fixed part, grow by those of the shrinkage.
 
         Returns
         -------
@@ -158,50 +177,72 @@ class ClassCovariancesUtility(ClassSumsUtility):
             Where rounding may decide whether a column is constant.
         """
         d = self.X.shape[1]
-        variance = covariance.take(self.diagonal, axis=-1)
+        variance = covariance.take(self.diagonal, axis=1)
         lost = variance <= 1e7 * _EPS * squares
         is_constant = (squares == 0) | (lost & self.is_whole)
         n = np.maximum(count, 1)
         precision = np.where(is_constant | lost, 0.0, 1.0) / np.where(lost, 1.0, variance)
-        shrinkage = np.zeros(count.shape)
-        deviation = np.sqrt(precision)
-        correlation = covariance * deviation[..., self.row] * deviation[..., self.column]
-        n_varying = (precision > 0).sum(axis=-1)
+        shrinkage, noise = np.zeros(count.shape), np.zeros(count.shape)
+        n_varying = (precision > 0).sum(axis=1)
         if d > 1:
-            fourth = self._sum_of_fourth_powers(n, sums, mean, squares, precision)
-            twice = np.where(self.row == self.column, 1.0, 2.0)
-            of_squares = (correlation**2 * twice).sum(axis=-1)
+            pairs = precision.take(self.row, axis=1)
+            pairs *= precision.take(self.column, axis=1)
+            pairs *= np.where(self.row == self.column, 1.0, 2.0)
+            of_squares = _row_products(pairs, covariance**2)
+            noise = (precision * squares).mean(axis=1)
+            if self._keeps_rows(k):
+                fourth = self._sum_over_rows(k, sums, mean, precision)
+            else:
+                noise **= 2  # fourth powers about another centre are differences of large numbers
+                fourth = self._sum_of_fourth_powers(n, sums, mean, squares, precision, pairs)
             beta = (fourth / n - of_squares) / (d * n)
             delta = (of_squares - n_varying**2 / d) / d
             beta = np.minimum(beta, delta)
             np.divide(beta, delta, out=shrinkage, where=(beta != 0) & (delta > 1e-9))
-            lost = lost | (delta <= 1e-9)[..., np.newaxis]
-        shrinkage = shrinkage[..., np.newaxis]
-        covariance *= 1 - shrinkage
+            lost = lost | (delta <= 1e-9)[:, np.newaxis]
+        covariance *= (1 - shrinkage)[:, np.newaxis]
         unit = np.where(precision > 0, variance, 1 / self.scale**2)
-        covariance[..., self.diagonal] += shrinkage * (n_varying / d)[..., np.newaxis] * unit
+        covariance[:, self.diagonal] += (shrinkage * n_varying / d)[:, np.newaxis] * unit
         few = count < 2
         covariance[few] = 0.0
-        return (lost & ~is_constant).any(axis=-1) & ~few
+        squares += noise[:, np.newaxis] * unit
+        return (lost & ~is_constant).any(axis=1) & ~few
+
+    def _sum_over_rows(self, k: int, sums: Floats, mean: Floats, precision: Floats) -> Floats:
+        """Return what `_sum_of_fourth_powers` does, from the rows of class k."""
+        d = self.X.shape[1]
+        rows = self._prepared().tables[k][:, :d].T
+        moved = precision * mean
+        distances = blocked_matmul(
+            np.concatenate([precision, -2 * moved], axis=1), np.concatenate([rows**2, rows])
+        )
+        distances += _row_products(moved, mean)[:, np.newaxis]
+        distances **= 2
+        return _row_products(distances, sums[:, d + len(self.row) :])
 
     def _sum_of_fourth_powers(
-        self, n: Floats, sums: Floats, mean: Floats, squares: Floats, precision: Floats
+        self,
+        n: Floats,
+        sums: Floats,
+        mean: Floats,
+        squares: Floats,
+        precision: Floats,
+        pairs: Floats,
     ) -> Floats:
-        """Return the sum over rows of |x - mean|⁴, distances in standardised columns."""
+        """Return the sum over rows of |x - mean|⁴, distances in standardised columns.
+
+        ``pairs`` has the products of precisions, doubled off the diagonal.
+        """
         d, q = self.X.shape[1], len(self.row)
-        products = sums[..., d : d + q]
-        of_squares = sums[..., d + q : d + 2 * q]
-        of_square_and_one = sums[..., d + 2 * q :].reshape(*sums.shape[:-1], d, d)
-        twice = np.where(self.row == self.column, 1.0, 2.0)
+        of_square_and_one = sums[:, d + 2 * q :].reshape(-1, d, d)
         moved = precision * mean
-        pairs = twice * precision[..., self.row] * precision[..., self.column]
-        of_moved = twice * moved[..., self.row] * moved[..., self.column]
-        offset = (moved * mean).sum(axis=-1)
-        total = (pairs * of_squares).sum(axis=-1)
-        mixed = (precision[..., np.newaxis] * of_square_and_one).sum(axis=-2)
-        total -= 4 * (mixed * moved).sum(axis=-1)
-        total += 2 * n * (precision * squares).sum(axis=-1) * offset
-        total += 4 * (of_moved * products).sum(axis=-1)
+        of_moved = pairs * mean.take(self.row, axis=1) * mean.take(self.column, axis=1)
+        offset = _row_products(moved, mean)
+        mixed = (precision[:, np.newaxis] @ of_square_and_one)[:, 0]
+        total = _row_products(pairs, sums[:, d + q : d + 2 * q])
+        total -= 4 * _row_products(mixed, moved)
+        total += 2 * n * _row_products(precision, squares) * offset
+        total += 4 * _row_products(of_moved, sums[:, d : d + q])
         return total - 3 * n * offset**2
 
     def _log_priors(self, counts: Floats) -> tuple[Floats, Floats, NDArray[np.bool_]]:

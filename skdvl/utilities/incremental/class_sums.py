@@ -177,7 +177,9 @@ class ClassSumsUtility(IncrementalUtility):
         scores = np.empty(sizes.shape)
         errors: PrefixErrors = {}
         tables, features, _, _ = self._prepared()
-        widest = max(tables[0].shape[1], features.shape[1] if self._walks_scores() else 0)
+        widest = max(table.shape[1] for table in tables)
+        if self._walks_scores():
+            widest = max(widest, features.shape[1])
         bytes_per_order = 8 * self.fold.n_rows * widest
         at_once = max(1, min(_ROWS_AT_ONCE // max(n_sizes, 1), _CACHE_BYTES // bytes_per_order))
         for start in range(0, len(orders), at_once):

@@ -13,11 +13,13 @@ from numpy.typing import NDArray
 from scipy.linalg import lapack
 
 from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite, substitute
+from skdvl.utilities.incremental.normal_equations import sum_rows
 
 __all__ = [
     "MAX_ERROR",
     "SURELY",
     "by_length",
+    "may_drop_directions",
     "solve_any",
     "solve_few",
     "solve_tall",
@@ -159,3 +161,40 @@ def by_length(rows: NDArray[np.bool_], which: Rows, d: int) -> Iterator[tuple[Ro
             members = np.full((len(some), length), rows.shape[1])
             members[chosen, place] = row
             yield some, members
+
+
+def may_drop_directions(
+    n_rows: Floats, priors: Floats, apart: Floats, solution: Floats, tol: float
+) -> Flags:
+    """Tell where the classes' means might be so close to a plane that "svd" takes them there.
+
+    The means' deviations from their centre span one direction less than there are classes, if the
+    rows, less their classes' means, span as many; scikit-learn drops those whose weighted length
+    is below tol of the longest.
+
+    Parameters
+    ----------
+    n_rows : ndarray of shape (n_sets,)
+    priors : ndarray of shape (n_classes, n_sets)
+    apart : ndarray of shape (n_classes, d, n_sets)
+        The means, less their centre.
+    solution : ndarray of shape (d, n_classes, n_sets)
+        The pooled covariance's inverse, times them.
+    tol : float
+
+    Returns
+    -------
+    ndarray of bool, shape (n_sets,)
+    """
+    n_classes, n_sets = priors.shape
+    between = np.empty((n_sets, n_classes, n_classes))
+    roots = np.sqrt(priors)
+    for k in range(n_classes):
+        for j in range(n_classes):
+            between[:, k, j] = roots[k] * roots[j] * sum_rows(apart[k] * solution[:, j])
+    lengths = np.linalg.eigvalsh((between + np.swapaxes(between, 1, 2)) / 2)
+    n_seen = (priors > 0).sum(axis=0)
+    n_directions = np.clip(np.minimum(n_seen - 1, n_rows - n_seen), 1, len(solution))
+    first = (n_classes - n_directions).astype(np.intp)
+    shortest = np.take_along_axis(lengths, first[:, np.newaxis], axis=1)
+    return np.asarray(shortest[:, 0] <= 1.01 * tol**2 * lengths[:, -1])

@@ -17,6 +17,7 @@ from skdvl.utilities.incremental.contrasts import (
     MAX_ERROR,
     SURELY,
     by_length,
+    may_drop_directions,
     solve_any,
     solve_few,
     solve_tall,
@@ -24,6 +25,7 @@ from skdvl.utilities.incremental.contrasts import (
 )
 from skdvl.utilities.incremental.definite import N_PROBES, probes, solve_definite
 from skdvl.utilities.incremental.normal_equations import sum_rows
+from skdvl.utilities.incremental.shrunk_discriminant import ShrunkDiscriminantRefit
 from skdvl.utilities.supervised import FallbackRule
 
 __all__ = ["LinearDiscriminantUtility"]
@@ -62,6 +64,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         self.shrinkage = 0.0 if shrinkage is None else shrinkage
         self.is_svd = estimator.solver == "svd"
         self.n_digested = 2 * self.X.shape[1] + len(self.row) + 1
+        if self.shrinkage == "auto":
+            self._refitting = ShrunkDiscriminantRefit(estimator, fold, judge, fallback)
 
     @classmethod
     def why_not(cls, estimator: Any, fold: Fold, judge: Judge) -> str | None:
@@ -109,7 +113,7 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         d, q = self.X.shape[1], len(self.row)
         covariance = digest[:, d : d + q]
         mean, squares = self._moments(count, sums, covariance)
-        digest[:, -1] = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+        digest[:, -1] = self._shrink_by_ledoit_wolf(k, count, sums, mean, squares, covariance)
         digest[:, :d], digest[:, d + q : -1] = mean, squares
 
     def _means(self, digests: list[Floats]) -> Floats:
@@ -174,7 +178,8 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
             return self._pair(means, log_priors, solution[:, 0], alone), doubtful & ~alone
         apart = np.swapaxes(self._right_sides(means, priors), 0, 1)
         if self.is_svd:
-            doubtful = doubtful | self._may_drop_directions(n_rows, priors, apart, solution)
+            tol = self.estimator.tol
+            doubtful = doubtful | may_drop_directions(n_rows, priors, apart, solution, tol)
         middle = sum_rows(priors[:, np.newaxis] * means)
         made = []
         for k, log_prior in enumerate(log_priors):
@@ -262,28 +267,6 @@ class LinearDiscriminantUtility(ClassCovariancesUtility):
         if self.is_svd:
             limit = min(limit, SURELY / self.estimator.tol**2)
         return both[:, :n_targets], unsure | ~(growth < limit)
-
-    def _may_drop_directions(
-        self, n_rows: Floats, priors: Floats, apart: Floats, solution: Floats
-    ) -> Flags:
-        """Tell where the classes' means might be so close to a plane that "svd" takes them there.
-
-        The means' deviations from their centre span one direction less than there are classes,
-        if the rows, less their classes' means, span as many; scikit-learn drops those whose
-        weighted length is below tol of the longest.
-        """
-        n_present = len(priors)
-        between = np.empty((priors.shape[1], n_present, n_present))
-        roots = np.sqrt(priors)
-        for k in range(n_present):
-            for j in range(n_present):
-                between[:, k, j] = roots[k] * roots[j] * sum_rows(apart[k] * solution[:, j])
-        lengths = np.linalg.eigvalsh((between + np.swapaxes(between, 1, 2)) / 2)
-        n_seen = (priors > 0).sum(axis=0)
-        n_directions = np.clip(np.minimum(n_seen - 1, n_rows - n_seen), 1, len(solution))
-        first = (n_present - n_directions).astype(np.intp)
-        shortest = np.take_along_axis(lengths, first[:, np.newaxis], axis=1)
-        return np.asarray(shortest[:, 0] <= 1.01 * self.estimator.tol**2 * lengths[:, -1])
 
     def _refusals(self, counts: Floats, rests: list[Floats]) -> Errors:
         n_rows, n_seen = counts.sum(axis=0), (counts > 0).sum(axis=0)

@@ -86,7 +86,7 @@ class QuadraticDiscriminantUtility(ClassCovariancesUtility):
             covariance *= (1 - self.estimator.reg_param) * (count / divisor)[:, np.newaxis]
             covariance[:, self.diagonal] += self.estimator.reg_param / self.scale**2
         elif self.shrinkage == "auto":
-            doubt = self._shrink_by_ledoit_wolf(count, sums, mean, squares, covariance)
+            doubt = self._shrink_by_ledoit_wolf(k, count, sums, mean, squares, covariance)
         elif self.shrinkage:
             self._shrink(covariance, self.diagonal, float(self.shrinkage))
         mean += (self.centres[k] - self.origin) / self.scale
