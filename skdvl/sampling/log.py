@@ -67,7 +67,8 @@ class Chunk:
     def rng(self, entropy: int) -> np.random.Generator:
         """Return the chunk's generator, always in its first state."""
         key = (self.stream, self.fold, self.index)
-        return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+        seed = np.random.SeedSequence(entropy, spawn_key=key)
+        return np.random.Generator(np.random.PCG64(seed))
 
 
 class Draws:

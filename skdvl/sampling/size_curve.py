@@ -38,15 +38,12 @@ def fit_size_curves(
     """
     n_curves, n_sizes = counts.shape
     position = np.linspace(-1.0, 1.0, n_sizes)
-    totals = np.zeros((5, n_curves, n_sizes + 1))
-    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
-    np.cumsum(counts * position, axis=1, out=totals[1, :, 1:])
-    np.cumsum(counts * position**2, axis=1, out=totals[2, :, 1:])
-    np.cumsum(sums, axis=1, out=totals[3, :, 1:])
-    np.cumsum(sums * position, axis=1, out=totals[4, :, 1:])
-    low, high = _windows(expected, _WINDOW)
-    n, x, xx, u, xu = totals[:, :, high + 1] - totals[:, :, low]
-    overall = totals[3, :, -1:] / totals[0, :, -1:]
+    terms = np.empty((5, n_curves, n_sizes))
+    terms[0], terms[3] = counts, sums
+    np.multiply(terms[0::3], position, out=terms[1::3])
+    np.multiply(counts, position**2, out=terms[2])
+    (n, x, xx, u, xu), totals = _window_sums(terms, expected, _WINDOW)
+    overall = totals[3] / totals[0]
     n = n + _TRUST_IN_MEAN
     u = u + _TRUST_IN_MEAN * overall
     spread = xx - x**2 / n
@@ -71,22 +68,32 @@ def smooth_curves(
     -------
     ndarray of shape (n_curves, n_players + 1)
     """
-    low, high = _windows(expected, _WIDE_WINDOW)
-    totals = np.zeros((2, len(counts), counts.shape[1] + 1))
-    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
-    np.cumsum(sums, axis=1, out=totals[1, :, 1:])
-    n, u = totals[:, :, high + 1] - totals[:, :, low]
-    overall = totals[1, :, -1:] / np.maximum(totals[0, :, -1:], 1)
+    (n, u), totals = _window_sums(np.stack([counts, sums]), expected, _WIDE_WINDOW)
+    overall = totals[1] / np.maximum(totals[0], 1)
     return (u + _TRUST_IN_MEAN * overall) / (n + _TRUST_IN_MEAN)
 
 
-def _windows(
-    expected: NDArray[np.float64], window: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the first and last size that the line at each size is fitted to."""
-    reached = np.cumsum(expected)
+def _window_sums(
+    terms: NDArray[np.float64], expected: NDArray[np.float64], window: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum terms over the sizes that the line at each size is fitted to, and over all sizes.
+
+    Parameters
+    ----------
+    terms : ndarray of shape (n_terms, n_curves, n_players + 1)
+
+    Returns
+    -------
+    sums : ndarray of shape (n_terms, n_curves, n_players + 1)
+    totals : ndarray of shape (n_terms, n_curves, 1)
+    """
+    reached = expected.cumsum()
     centre = reached - expected / 2
     size = np.arange(len(expected))
-    low = np.searchsorted(reached, centre - window / 2, side="right")
-    high = np.searchsorted(reached, centre + window / 2, side="left")
-    return np.minimum(low, size), np.clip(high, size, len(size) - 1)
+    low = np.minimum(reached.searchsorted(centre - window / 2, side="right"), size)
+    high = reached.searchsorted(centre + window / 2, side="left")
+    end = np.minimum(np.maximum(high, size), len(size) - 1) + 1
+    so_far = np.zeros((*terms.shape[:2], len(expected) + 1))
+    terms.cumsum(axis=2, out=so_far[:, :, 1:])
+    # by index and not by `numpy.take`: its order in memory decides the bits of later sums
+    return so_far[:, :, end] - so_far[:, :, low], so_far[:, :, -1:]

@@ -150,8 +150,8 @@ class _NormalEquations:
 
 def _bands(table: DrawTable) -> Floats:
     """Return a constant and hat functions of the rank of sizes, (n_blocks, n_bands, n_sizes)."""
-    reached = np.cumsum(table.of_group(), axis=1)
-    rank = (reached - table.of_group() / 2) / reached[:, -1:] * (_N_BANDS - 1)
+    reached = np.cumsum(table.of_group, axis=1)
+    rank = (reached - table.of_group / 2) / reached[:, -1:] * (_N_BANDS - 1)
     hats = 1 - np.abs(rank[:, np.newaxis, :] - np.arange(_N_BANDS)[:, np.newaxis])
     bands = np.sqrt(1 - _SHARED) * np.maximum(hats, 0.0)
     constant = np.full_like(bands[:, :1], np.sqrt(_SHARED))
