@@ -199,7 +199,8 @@ class DrawTable:
     def _by_cell(self, numbers: Floats) -> Floats:
         """Sum a number per draw over the draws of each block and size, by group."""
         sums = np.bincount(self.cells, weights=numbers, minlength=self.expected.size)
-        return sums.reshape(self.n_groups, -1, self.expected.shape[1])
+        by_group = (self.n_groups, -1, self.expected.shape[1])
+        return sums.astype(np.float64, copy=False).reshape(by_group)
 
     def strata(self) -> NDArray[np.intp]:
         """Group draws of one half and of neighbouring sizes, each group with several draws.

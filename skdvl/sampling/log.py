@@ -237,7 +237,8 @@ class EvaluationLog:
     def n_evals(self) -> int:
         """Number of evaluations; a scheme marks by NaN what it did not need."""
         return sum(
-            entry.utilities.size - int(np.isnan(entry.utilities).sum()) for entry in self.entries
+            entry.utilities.size - int(np.count_nonzero(np.isnan(entry.utilities)))
+            for entry in self.entries
         )
 
     @property

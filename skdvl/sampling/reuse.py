@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
-from skdvl.sampling.draw_table import DrawTable, enumerated_sizes
+from skdvl.sampling.draw_table import DrawTable
 from skdvl.sampling.enumeration import enumerated_sums
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
@@ -32,6 +32,7 @@ _MAX_FLOATS = 2**16  # of draws turned into floats at a time: they stay in the p
 _NEGLIGIBLE = 1e-15
 
 Floats = NDArray[np.float64]
+Weights = tuple[Floats, Floats]  # m and a of `skdvl.semivalues.size_weights`
 
 
 def estimate_by_reuse(
@@ -59,47 +60,48 @@ def estimate_by_reuse(
         With standard errors from the spread of the draws' contributions within strata of sizes.
     """
     table = DrawTable.of(scheme, game, log)
-    values = known_part(scheme, game, target, log)
+    m, _ = weights = size_weights(target.size_distribution(game.n_players))
+    values = known_part(scheme, weights, log, table)
+    is_exact = all_is_enumerated(weights, table)
     if not len(table.sizes):
-        return estimate_without_draws(values, target, log)
+        return estimate_without_draws(values, is_exact)
     residuals = table.utilities
     if has_baseline:
         curves = table.curves()
         residuals = residuals - curves[table.blocks, table.sizes]
-        m, _ = size_weights(target.size_distribution(game.n_players))
         values += np.sum(m * table.shares() * curves)
-    sums, variances = read_out(scheme, target, log, table, residuals)
-    is_exact = all_is_enumerated(target, log)
+    sums, variances = read_out(scheme, weights, log, table, residuals)
     caveat = None if is_exact else interval_caveat(log)
     return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)
 
 
-def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: EvaluationLog) -> Floats:
+def known_part(
+    scheme: SamplingScheme, weights: Weights, log: EvaluationLog, table: DrawTable
+) -> Floats:
     """Return what ∅, N and the enumerated sizes add to the values."""
-    m, a = size_weights(target.size_distribution(game.n_players))
+    m, a = weights
+    game = table.game
     values = np.full(game.n_players, m[0] * game.empty + m[-1] * game.full)
-    is_known = enumerated_sizes(log)
-    if not is_known.any():
+    if not table.is_known.any():
         return values
     for _, draws, utilities in log.replay(scheme, enumerated=True):
         coalitions = draws.astype(bool, copy=False)
-        known = is_known[count_members(coalitions)]
+        known = table.is_known[count_members(coalitions)]
         values += enumerated_sums(game, m, a, coalitions[known], utilities[known])
     return values
 
 
-def estimate_without_draws(values: Floats, target: Semivalue, log: EvaluationLog) -> Estimate:
+def estimate_without_draws(values: Floats, is_exact: bool) -> Estimate:
     """Return what is known before anything was drawn: exact if that is all that matters."""
-    is_exact = all_is_enumerated(target, log)
-    errors = np.full(log.n_players, 0.0 if is_exact else np.nan)
+    errors = np.full(len(values), 0.0 if is_exact else np.nan)
     return Estimate(values, errors, is_exact=is_exact)
 
 
-def all_is_enumerated(target: Semivalue, log: EvaluationLog) -> bool:
+def all_is_enumerated(weights: Weights, table: DrawTable) -> bool:
     """Tell whether all coalitions on which a semivalue depends were evaluated."""
-    m, a = size_weights(target.size_distribution(log.n_players))
-    matters = (m[1:-1] != 0) | (a[1:-1] != 0)
-    return bool(enumerated_sizes(log)[1:-1][matters].all())
+    m, a = weights
+    matters = (m != 0) | (a != 0)
+    return bool((table.is_known | ~matters)[1:-1].all())
 
 
 def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) -> str | None:
@@ -122,7 +124,7 @@ def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) 
 
 def read_out(
     scheme: SamplingScheme,
-    target: Semivalue,
+    weights: Weights,
     log: EvaluationLog,
     table: DrawTable,
     residuals: Floats,
@@ -137,8 +139,9 @@ def read_out(
     sums, variances : ndarray of shape (n_players,)
         The variances are NaN where a draw is alone in its stratum: it shows no spread.
     """
-    m, a = size_weights(target.size_distribution(log.n_players))
-    scale = residuals * table.weights()
+    m, a = weights
+    weight = table.weights()
+    scale = residuals * weight
     inside = a[table.sizes] * scale
     outside = m[table.sizes] * scale - inside * table.sizes / log.n_players
     strata = table.strata()
@@ -170,7 +173,7 @@ def read_out(
             squares += (leverage[mine] * inside[mine]) @ part
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2
-    if (table.weights()[::n_rows][is_alone] > 0).any():
+    if (weight[::n_rows][is_alone] > 0).any():
         variances[:] = np.nan
     return sums.sum(axis=0), np.maximum(variances, 0.0)
 

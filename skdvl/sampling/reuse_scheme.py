@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from skdvl.sampling.base import Game, SamplingScheme, next_total, split_into_chunks
 from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, block_lengths, enumerated_sizes
 from skdvl.sampling.enumeration import enumerated_coalitions
-from skdvl.sampling.laws import LAWS, Law, adapted_law, prior_law
+from skdvl.sampling.laws import LAWS, Law, adapted_law, error_weights, prior_law
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import draw_members
 from skdvl.sampling.reuse import reuse_efficiency, reuse_telling_draws
@@ -166,12 +166,13 @@ def adapted_laws(
     set_before = [law for half in (2, 3) if (law := last.get(half)) is not None]
     if len(set_before) == 2:
         return set_before[0], set_before[1]
+    weights = error_weights(game.n_players, target)
     found = []
     for half in (0, 1):
         table = DrawTable.of(scheme, game, log.of_half(half))
         spread = np.sqrt(np.mean(table.spreads(table.curves()) ** 2, axis=0))
         prior = table.expected.sum(axis=0) / len(table.sizes)
-        found.append(adapted_law(prior, target, spread))
+        found.append(adapted_law(prior, weights, spread))
     return found[1], found[0]
 
 
