@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -174,19 +173,7 @@ class DrawTable:
             ends[:, -1] += 1
         sums[:, 0] += self.game.empty
         sums[:, -1] += self.game.full
-        return self._fit_by_group(fit_size_curves, counts, sums, expected)
-
-    def _fit_by_group(
-        self,
-        fit: Callable[[Floats, Floats, Floats], Floats],
-        counts: Floats,
-        sums: Floats,
-        expected: Floats,
-    ) -> Floats:
-        """Fit curves; how far they look may depend on the laws of the own group alone."""
-        by_group = (self.n_groups, -1, counts.shape[1])
-        parts = zip(counts.reshape(by_group), sums.reshape(by_group), expected, strict=True)
-        return np.concatenate([fit(*part) for part in parts])
+        return fit_size_curves(counts, sums, expected)
 
     def spreads(self, curves: Floats) -> Floats:
         """Return the standard deviation of utilities per size, as each block may know it."""
@@ -194,7 +181,7 @@ class DrawTable:
         squares = self.elsewhere(self.utilities**2)
         squares += counts * curves**2 - 2 * curves * sums
         squares = np.maximum(squares, 0.0)
-        return np.sqrt(self._fit_by_group(smooth_curves, counts, squares, self.of_group))
+        return np.sqrt(smooth_curves(counts, squares, self.of_group))
 
     def _by_cell(self, numbers: Floats) -> Floats:
         """Sum a number per draw over the draws of each block and size, by group."""
