@@ -38,7 +38,7 @@ class DrawTable:
     utilities : ndarray of shape (n_draws,)
     blocks : ndarray of int, shape (n_draws,)
     is_pilot : ndarray of bool, shape (n_draws,)
-        Whether a draw was made by a law that no utility had a part in.
+        Whether the other half may know of a draw: no utility had a part in its law.
     expected : ndarray of shape (n_blocks, n_players + 1)
         How many draws of each size the laws let expect in each block.
     is_known : ndarray of bool, shape (n_players + 1,)
@@ -57,14 +57,29 @@ class DrawTable:
     n_groups: int
 
     @classmethod
-    def of(cls, scheme: SamplingScheme, game: Game, log: EvaluationLog) -> DrawTable:
+    def of(
+        cls,
+        scheme: SamplingScheme,
+        game: Game,
+        log: EvaluationLog,
+        keeps_halves_apart: bool = False,
+    ) -> DrawTable:
         """Read the table out of a log.
 
         Where a draw is a pair, its second coalition is the complement of the first.
+
+        Parameters
+        ----------
+        scheme : SamplingScheme
+        game : Game
+        log : EvaluationLog
+        keeps_halves_apart : bool, default=False
+            Whether neither half may know of any draw of the other.
         """
         n_sizes = game.n_players + 1
         n_rows = scheme.rows_per_draw
-        n_groups = 2 if any(entry.chunk.half >= 2 for entry in log.entries) else 1
+        is_adapted = any(entry.chunk.half >= 2 for entry in log.entries)
+        n_groups = 2 if is_adapted or keeps_halves_apart else 1
         sizes, utilities, halves = [np.empty(0, dtype=np.intp)], [np.empty(0)], [0]
         expected = np.zeros((n_groups, N_BLOCKS, n_sizes))
         for chunk, coalitions, found in log.replay(scheme, enumerated=False):
@@ -83,7 +98,7 @@ class DrawTable:
             np.concatenate(sizes),
             np.concatenate(utilities),
             position // n_rows % N_BLOCKS + N_BLOCKS * (half % n_groups),
-            half < 2,
+            (half < 2) & (not keeps_halves_apart),
             expected.reshape(-1, n_sizes),
             enumerated_sizes(log),
             n_groups,
@@ -240,7 +255,7 @@ def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bo
         assert law is not None
         due = np.flatnonzero(law)
         if not planned:
-            ends = np.cumsum([math.comb(log.n_players, int(k)) for k in due])
+            ends = np.cumsum([math.comb(log.n_players, k) for k in due.tolist()])
             due = due[ends <= sum(entry.n_done for entry in enumeration)]
         sizes[due] = True
     return sizes

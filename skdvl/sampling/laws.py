@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, wraps
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,8 @@ __all__ = ["LAWS", "Law", "adapted_law", "error_weights", "in_steps", "law_by_na
 
 _N_STEPS = 64
 _NEYMAN_SHARE = 0.85
-_MOST_KEPT = 1024  # players; 32 laws of that many take 256 KB
+_N_KEPT = 32
+_MOST_KEPT = 1024  # players: 32 laws take 256 KB
 
 Law = NDArray[np.float64]
 
@@ -58,21 +59,25 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], Law]] = {
 }
 
 
+def _kept_for_few_players(make: Callable[[str, int], Law]) -> Callable[[str, int], Law]:
+    """Remember the last laws that were made, but long ones, which would take memory."""
+    kept = lru_cache(maxsize=_N_KEPT)(make)
+
+    @wraps(make)
+    def find(name: str, n_players: int) -> Law:
+        return kept(name, n_players).copy() if n_players <= _MOST_KEPT else make(name, n_players)
+
+    return find
+
+
+@_kept_for_few_players
 def law_by_name(name: str, n_players: int) -> Law:
     """Return a law of `LAWS`, shape (n_players + 1,); ∅ and N are never drawn."""
-    if n_players > _MOST_KEPT:
-        return _law_by_name(name, n_players)
-    return _kept_law(name, n_players).copy()
-
-
-def _law_by_name(name: str, n_players: int) -> Law:
     law = _relative_law(name, n_players)
     return in_steps(law / law.sum())
 
 
-_kept_law = lru_cache(maxsize=32)(_law_by_name)
-
-
+@_kept_for_few_players
 def _relative_law(name: str, n_players: int) -> Law:
     law = np.zeros(n_players + 1)
     law[1:-1] = LAWS[name](np.arange(1.0, n_players))

@@ -190,10 +190,10 @@ class EvaluationLog:
         """Whether the last round is complete; so it is before the first one."""
         return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
 
-    def of_half(self, half: int) -> EvaluationLog:
-        """Return a log of the entries of one half, without later ones by adapted laws."""
+    def of_pilot(self) -> EvaluationLog:
+        """Return a log of the draws by laws that no utility had a part in."""
         part = self._without_entries()
-        part.rounds = [[e for e in entries if e.chunk.half == half] for entries in self.rounds]
+        part.rounds = [[e for e in entries if e.chunk.half in (0, 1)] for entries in self.rounds]
         return part
 
     def only_half(self, which: int, n_rounds: int) -> EvaluationLog:

@@ -29,6 +29,7 @@ __all__ = [
 
 _MIN_EVALS_FOR_INTERVALS = 4  # per player
 _MAX_FLOATS = 2**16  # of draws turned into floats at a time: they stay in the processor's cache
+_FEW_FLOATS = 2**12  # making a sparse matrix takes as long as this many sums
 _NEGLIGIBLE = 1e-15
 
 Floats = NDArray[np.float64]
@@ -155,7 +156,8 @@ def read_out(
     correction = n_of_stratum / np.maximum(n_of_stratum - 1, 1)
     per_draw = correction[strata]
     leverage = per_draw * (inside + 2 * outside)
-    sums = np.repeat(np.bincount(strata, weights=outside)[:, np.newaxis], log.n_players, axis=1)
+    of_stratum = np.asarray(np.bincount(strata, weights=outside), dtype=np.float64)
+    sums = np.repeat(of_stratum[:, np.newaxis], log.n_players, axis=1)
     squares = np.full(log.n_players, np.sum(per_draw * outside**2))
     step = max(1, _MAX_FLOATS // log.n_players)
     floats = np.empty((step, log.n_players))  # once: fresh memory costs as much as the sums
@@ -166,16 +168,30 @@ def read_out(
             part = floats[: len(firsts) - first]
             part[:] = firsts[first : first + step]
             mine = slice(start, start + len(part))
-            by_stratum = sparse.csc_array(
-                (inside[mine], strata[mine], np.arange(len(part) + 1)), (len(sums), len(part))
-            )
-            sums += np.asarray(by_stratum @ part)
+            sums += _sum_by_stratum(inside[mine], strata[mine], len(sums), part)
             squares += (leverage[mine] * inside[mine]) @ part
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2
     if (weight[::n_rows][is_alone] > 0).any():
         variances[:] = np.nan
     return sums.sum(axis=0), np.maximum(variances, 0.0)
+
+
+def _sum_by_stratum(
+    inside: Floats, strata: NDArray[np.intp], n_strata: int, members: Floats
+) -> Floats:
+    """Return what draws add inside for each stratum and player, shape (n_strata, n_players).
+
+    Both ways add draw after draw, and products with 0 and 1 are exact: the bits are the same.
+    """
+    n_draws, n_players = members.shape
+    if members.size > _FEW_FLOATS:
+        by_stratum = sparse.csc_array((inside, strata, np.arange(n_draws + 1)), (n_strata, n_draws))
+        return np.asarray(by_stratum @ members)
+    cells = strata[:, np.newaxis] * n_players + np.arange(n_players)
+    terms = inside[:, np.newaxis] * members
+    sums = np.bincount(cells.ravel(), weights=terms.ravel(), minlength=n_strata * n_players)
+    return np.asarray(sums.reshape(n_strata, n_players), dtype=np.float64)
 
 
 def mean_law(chunks: Sequence[Chunk]) -> Floats:

@@ -167,13 +167,17 @@ def adapted_laws(
     if len(set_before) == 2:
         return set_before[0], set_before[1]
     weights = error_weights(game.n_players, target)
-    found = []
-    for half in (0, 1):
-        table = DrawTable.of(scheme, game, log.of_half(half))
-        spread = np.sqrt(np.mean(table.spreads(table.curves()) ** 2, axis=0))
-        prior = table.expected.sum(axis=0) / len(table.sizes)
-        found.append(adapted_law(prior, weights, spread))
-    return found[1], found[0]
+    table = DrawTable.of(scheme, game, log.of_pilot(), keeps_halves_apart=True)
+    squares = table.spreads(table.curves()) ** 2
+    one, other = (
+        adapted_law(
+            expected / np.count_nonzero(table.groups == half),
+            weights,
+            np.sqrt(np.mean(squares[half * N_BLOCKS : (half + 1) * N_BLOCKS], axis=0)),
+        )
+        for half, expected in enumerate(table.of_group)
+    )
+    return other, one
 
 
 def draw_coalitions(
