@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from skdvl.sampling.log import EvaluationLog
 from skdvl.sampling.members import count_members
 from skdvl.sampling.size_curve import fit_size_curves, smooth_curves
 
-__all__ = ["N_BLOCKS", "DrawTable", "enumerated_sizes"]
+__all__ = ["N_BLOCKS", "DrawTable", "block_lengths", "enumerated_sizes"]
 
 N_BLOCKS = 8
 _MAX_STRATA = 64
@@ -38,7 +38,7 @@ class DrawTable:
     utilities : ndarray of shape (n_draws,)
     blocks : ndarray of int, shape (n_draws,)
     is_pilot : ndarray of bool, shape (n_draws,)
-        Whether a draw was made by a law that no utility had a part in.
+        Whether the other half may know of a draw: no utility had a part in its law.
     expected : ndarray of shape (n_blocks, n_players + 1)
         How many draws of each size the laws let expect in each block.
     is_known : ndarray of bool, shape (n_players + 1,)
@@ -57,39 +57,51 @@ class DrawTable:
     n_groups: int
 
     @classmethod
-    def of(cls, scheme: SamplingScheme, game: Game, log: EvaluationLog) -> DrawTable:
+    def of(
+        cls,
+        scheme: SamplingScheme,
+        game: Game,
+        log: EvaluationLog,
+        keeps_halves_apart: bool = False,
+    ) -> DrawTable:
         """Read the table out of a log.
 
         Where a draw is a pair, its second coalition is the complement of the first.
+
+        Parameters
+        ----------
+        scheme : SamplingScheme
+        game : Game
+        log : EvaluationLog
+        keeps_halves_apart : bool, default=False
+            Whether neither half may know of any draw of the other.
         """
         n_sizes = game.n_players + 1
+        n_rows = scheme.rows_per_draw
         is_adapted = any(entry.chunk.half >= 2 for entry in log.entries)
-        n_blocks = 2 * N_BLOCKS if is_adapted else N_BLOCKS
-        sizes, utilities = [np.empty(0, dtype=np.intp)], [np.empty(0)]
-        blocks, is_pilot = [np.empty(0, dtype=np.intp)], [np.empty(0, dtype=bool)]
-        expected = np.zeros((n_blocks, n_sizes))
+        n_groups = 2 if is_adapted or keeps_halves_apart else 1
+        sizes, utilities, halves = [np.empty(0, dtype=np.intp)], [np.empty(0)], [0]
+        expected = np.zeros((n_groups, N_BLOCKS, n_sizes))
         for chunk, coalitions, found in log.replay(scheme, enumerated=False):
             assert chunk.law is not None
-            block = np.arange(len(found)) // scheme.rows_per_draw % N_BLOCKS
-            if is_adapted:
-                block += N_BLOCKS * (chunk.half % 2)
             sizes.append(count_members(coalitions.astype(bool, copy=False)))
             utilities.append(found)
-            blocks.append(block)
-            is_pilot.append(np.full(len(found), chunk.half < 2))
-            law = chunk.law
-            if scheme.rows_per_draw == 2:
-                law = (law + law[::-1]) / 2
-            expected += np.outer(np.bincount(block, minlength=n_blocks), law)
+            halves.append(chunk.half)
+            law = (chunk.law + chunk.law[::-1]) / 2 if n_rows == 2 else chunk.law
+            in_block = n_rows * block_lengths(len(found) // n_rows)
+            expected[chunk.half % n_groups] += in_block * law
+        lengths = np.array([len(part) for part in sizes])
+        half = np.repeat(halves, lengths)
+        position = np.arange(len(half)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
         return cls(
             game,
             np.concatenate(sizes),
             np.concatenate(utilities),
-            np.concatenate(blocks),
-            np.concatenate(is_pilot),
-            expected,
+            position // n_rows % N_BLOCKS + N_BLOCKS * (half % n_groups),
+            (half < 2) & (not keeps_halves_apart),
+            expected.reshape(-1, n_sizes),
             enumerated_sizes(log),
-            2 if is_adapted else 1,
+            n_groups,
         )
 
     def of_firsts(self) -> DrawTable:
@@ -102,11 +114,17 @@ class DrawTable:
             is_pilot=self.is_pilot[::2],
         )
 
-    @property
+    @cached_property
     def groups(self) -> NDArray[np.intp]:
         """Group of each draw."""
         return self.blocks * self.n_groups // len(self.expected)
 
+    @cached_property
+    def cells(self) -> NDArray[np.intp]:
+        """Position of each draw in ``expected``, row by row."""
+        return self.blocks * self.expected.shape[1] + self.sizes
+
+    @cached_property
     def of_group(self) -> Floats:
         """Return how many draws of each size the laws let expect in each group."""
         return self.expected.reshape(self.n_groups, -1, self.expected.shape[1]).sum(axis=1)
@@ -117,14 +135,15 @@ class DrawTable:
 
     def weights(self) -> Floats:
         """Return 1 / (n_draws · r_k) for each draw, r the density of its group's sizes."""
-        return self._weight_of_size()[self.groups, self.sizes]
+        return self._weight_of_size[self.groups, self.sizes]
 
     def shares(self) -> Floats:
         """Return the expected sum of the weights of each block's draws of each size."""
-        return self.expected * self.to_blocks(self._weight_of_size())
+        return self.expected * self.to_blocks(self._weight_of_size)
 
+    @cached_property
     def _weight_of_size(self) -> Floats:
-        group = self.of_group()
+        group = self.of_group
         share = group.sum(axis=1, keepdims=True) / len(self.sizes)
         drawn = (group > 0) & ~self.is_known
         return np.divide(share, group, out=np.zeros_like(group), where=drawn)
@@ -146,12 +165,10 @@ class DrawTable:
         ndarray of shape (n_blocks, n_players + 1)
         """
         of_block = self._by_cell(numbers)
-        by_group = (self.n_groups, -1, of_block.shape[1])
-        known = of_block.reshape(by_group).sum(axis=1)
+        known = of_block.sum(axis=1)
         if self.n_groups == 2:
-            of_pilot = self._by_cell(np.where(self.is_pilot, numbers, 0.0))
-            known = known + of_pilot.reshape(by_group).sum(axis=1)[::-1]
-        return self.to_blocks(known) - of_block
+            known += self._by_cell(np.where(self.is_pilot, numbers, 0.0)).sum(axis=1)[::-1]
+        return (known[:, np.newaxis] - of_block).reshape(self.expected.shape)
 
     def may_know(self) -> NDArray[np.bool_]:
         """Return of which draws each block may know, shape (n_blocks, n_draws)."""
@@ -159,44 +176,33 @@ class DrawTable:
         group = block * self.n_groups // len(self.expected)
         return np.where(self.groups == group, self.blocks != block, self.is_pilot)
 
+    @cached_property
+    def _counts_and_sums(self) -> tuple[Floats, Floats]:
+        return self.elsewhere(np.ones_like(self.utilities)), self.elsewhere(self.utilities)
+
     def curves(self) -> Floats:
         """Return the mean utility per size, as each block may know it."""
-        counts = self.elsewhere(np.ones_like(self.utilities))
-        sums = self.elsewhere(self.utilities)
-        counts[:, [0, -1]] += 1
+        counts, sums, expected = (a.copy() for a in (*self._counts_and_sums, self.of_group))
+        for ends in (counts, expected):
+            ends[:, 0] += 1
+            ends[:, -1] += 1
         sums[:, 0] += self.game.empty
         sums[:, -1] += self.game.full
-        expected = self.of_group()
-        expected[:, [0, -1]] += 1
-        return self._fit_by_group(fit_size_curves, counts, sums, expected)
-
-    def _fit_by_group(
-        self,
-        fit: Callable[[Floats, Floats, Floats], Floats],
-        counts: Floats,
-        sums: Floats,
-        expected: Floats,
-    ) -> Floats:
-        """Fit curves; how far they look may depend on the laws of the own group alone."""
-        by_group = (self.n_groups, -1, counts.shape[1])
-        parts = zip(counts.reshape(by_group), sums.reshape(by_group), expected, strict=True)
-        return np.concatenate([fit(*part) for part in parts])
+        return fit_size_curves(counts, sums, expected)
 
     def spreads(self, curves: Floats) -> Floats:
         """Return the standard deviation of utilities per size, as each block may know it."""
-        counts = self.elsewhere(np.ones_like(self.utilities))
-        sums = self.elsewhere(self.utilities)
+        counts, sums = self._counts_and_sums
         squares = self.elsewhere(self.utilities**2)
         squares += counts * curves**2 - 2 * curves * sums
         squares = np.maximum(squares, 0.0)
-        return np.sqrt(self._fit_by_group(smooth_curves, counts, squares, self.of_group()))
+        return np.sqrt(smooth_curves(counts, squares, self.of_group))
 
     def _by_cell(self, numbers: Floats) -> Floats:
-        """Sum a number per draw over the draws of each block and size."""
-        shape = self.expected.shape
-        cells = self.blocks * shape[1] + self.sizes
-        by_cell = np.bincount(cells, weights=numbers, minlength=shape[0] * shape[1])
-        return by_cell.astype(np.float64).reshape(shape)
+        """Sum a number per draw over the draws of each block and size, by group."""
+        sums = np.bincount(self.cells, weights=numbers, minlength=self.expected.size)
+        by_group = (self.n_groups, -1, self.expected.shape[1])
+        return sums.astype(np.float64, copy=False).reshape(by_group)
 
     def strata(self) -> NDArray[np.intp]:
         """Group draws of one half and of neighbouring sizes, each group with several draws.
@@ -208,19 +214,27 @@ class DrawTable:
         cells = self.groups * n_sizes + self.sizes
         counts = np.bincount(cells, minlength=self.n_groups * n_sizes)
         wanted = max(_MIN_PER_STRATUM, math.ceil(len(cells) / _MAX_STRATA))
-        stratum_of_cell = np.zeros(len(counts), dtype=np.intp)
+        strata = []
         stratum, filled = 0, 0
-        for group in np.arange(len(counts)).reshape(self.n_groups, n_sizes):
-            left = counts[group].sum()
+        for of_size in counts.reshape(self.n_groups, n_sizes).tolist():
+            left = sum(of_size)
             if filled:
                 stratum, filled = stratum + 1, 0
-            for cell in group[counts[group] > 0]:
-                if filled >= wanted and left >= wanted:
+            for count in of_size:
+                if count and filled >= wanted and left >= wanted:
                     stratum, filled = stratum + 1, 0
-                stratum_of_cell[cell] = stratum
-                filled += counts[cell]
-                left -= counts[cell]
-        return stratum_of_cell[cells]
+                strata.append(stratum)
+                filled += count
+                left -= count
+        return np.array(strata, dtype=np.intp)[cells]
+
+
+@lru_cache(maxsize=64)
+def block_lengths(n_draws: int) -> NDArray[np.intp]:
+    """Return how many of the draws of a chunk belong to each block, shape (N_BLOCKS, 1)."""
+    lengths = (n_draws + N_BLOCKS - 1 - np.arange(N_BLOCKS)[:, np.newaxis]) // N_BLOCKS
+    lengths.flags.writeable = False
+    return lengths
 
 
 def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bool_]:
@@ -241,7 +255,7 @@ def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bo
         assert law is not None
         due = np.flatnonzero(law)
         if not planned:
-            ends = np.cumsum([math.comb(log.n_players, int(k)) for k in due])
+            ends = np.cumsum([math.comb(log.n_players, k) for k in due.tolist()])
             due = due[ends <= sum(entry.n_done for entry in enumeration)]
         sizes[due] = True
     return sizes

@@ -142,12 +142,13 @@ def enumerated_sums(
 ) -> NDArray[np.float64]:
     """Return what coalitions add to the values if all of their sizes are evaluated."""
     sizes = coalitions.sum(axis=1)
-    kinds, which = np.unique(sizes, return_inverse=True)
-    n_of_kind = np.array([math.comb(game.n_players, int(k)) for k in kinds], dtype=np.float64)
-    n_of_size = n_of_kind[which]
+    n_of_size = np.zeros(game.n_players + 1)
+    for k in np.flatnonzero(np.bincount(sizes)).tolist():
+        n_of_size[k] = math.comb(game.n_players, k)
+    n_alike = n_of_size[sizes]
     centre = (game.empty + game.full) / 2  # keeps the sums small
-    weighted = a[sizes] * ((utilities - centre) / n_of_size)
-    shared = np.sum(m[sizes] * (utilities / n_of_size) - weighted * sizes / game.n_players)
+    weighted = a[sizes] * ((utilities - centre) / n_alike)
+    shared = np.sum(m[sizes] * (utilities / n_alike) - weighted * sizes / game.n_players)
     return weighted @ coalitions + shared
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache, wraps
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,10 +11,12 @@ from scipy import stats
 
 from skdvl.semivalues import Semivalue, Shapley, size_weights
 
-__all__ = ["LAWS", "Law", "adapted_law", "in_steps", "law_by_name", "prior_law"]
+__all__ = ["LAWS", "Law", "adapted_law", "error_weights", "in_steps", "law_by_name", "prior_law"]
 
 _N_STEPS = 64
 _NEYMAN_SHARE = 0.85
+_N_KEPT = 32
+_MOST_KEPT = 1024  # players: 32 laws take 256 KB
 
 Law = NDArray[np.float64]
 
@@ -31,14 +34,13 @@ def in_steps(law: Law) -> Law:
     density = np.cbrt(np.diff(law) ** 2 / larger)
     reached = np.append(0.0, np.cumsum(density))
     step = np.floor(reached * (_N_STEPS / max(reached[-1], 1e-300)))
-    border = np.append(0, np.cumsum((law[1:] > 0) != (law[:-1] > 0)))
-    _, step_of_size, lengths = np.unique(
-        step + 2 * _N_STEPS * border, return_inverse=True, return_counts=True
-    )
-    means = np.bincount(step_of_size, weights=law) / lengths
+    has_mass = law > 0
+    is_new = (step[1:] != step[:-1]) | (has_mass[1:] != has_mass[:-1])
+    step_of_size = np.append(0, np.cumsum(is_new))
+    means = np.bincount(step_of_size, weights=law) / np.bincount(step_of_size)
     stepped = means[step_of_size]
     # a mean that underflowed must not take the mass of a size that has some
-    return np.where((law > 0) & (stepped == 0), law, stepped)
+    return np.where(has_mass & (stepped == 0), law, stepped)
 
 
 def _mixed(k: NDArray[np.float64]) -> Law:
@@ -57,11 +59,29 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], Law]] = {
 }
 
 
+def _kept_for_few_players(make: Callable[[str, int], Law]) -> Callable[[str, int], Law]:
+    """Remember the last laws that were made, but long ones, which would take memory."""
+    kept = lru_cache(maxsize=_N_KEPT)(make)
+
+    @wraps(make)
+    def find(name: str, n_players: int) -> Law:
+        return kept(name, n_players).copy() if n_players <= _MOST_KEPT else make(name, n_players)
+
+    return find
+
+
+@_kept_for_few_players
 def law_by_name(name: str, n_players: int) -> Law:
     """Return a law of `LAWS`, shape (n_players + 1,); ∅ and N are never drawn."""
+    law = _relative_law(name, n_players)
+    return in_steps(law / law.sum())
+
+
+@_kept_for_few_players
+def _relative_law(name: str, n_players: int) -> Law:
     law = np.zeros(n_players + 1)
     law[1:-1] = LAWS[name](np.arange(1.0, n_players))
-    return in_steps(law / law.sum())
+    return law
 
 
 def prior_law(n_players: int, target: Semivalue, name: str = "mixed") -> Law:
@@ -77,14 +97,14 @@ def prior_law(n_players: int, target: Semivalue, name: str = "mixed") -> Law:
     ndarray of shape (n_players + 1,)
         0 for the sizes 0 and n_players, whose utilities are known.
     """
-    law = np.zeros(n_players + 1)
-    law[1:-1] = LAWS[name](np.arange(1.0, n_players))
-    if not isinstance(target, Shapley):
-        law[1:-1] *= (_weights(n_players, target) / _weights(n_players, Shapley()))[1:-1]
+    if isinstance(target, Shapley):
+        return law_by_name(name, n_players)
+    law = _relative_law(name, n_players)
+    law[1:-1] *= error_weights(n_players, target)[1:-1] / error_weights(n_players, Shapley())[1:-1]
     return in_steps(law / law.sum())
 
 
-def adapted_law(prior: Law, target: Semivalue, spread: NDArray[np.float64]) -> Law:
+def adapted_law(prior: Law, weights: NDArray[np.float64], spread: NDArray[np.float64]) -> Law:
     r"""Return the law that spreads draws by how much the utilities of each size vary.
 
     0.85 times Neyman's allocation, :math:`r_k \propto \sqrt{a_k^2 \pi_k (1 - \pi_k) + m_k^2} \,
@@ -94,18 +114,19 @@ def adapted_law(prior: Law, target: Semivalue, spread: NDArray[np.float64]) -> L
     Parameters
     ----------
     prior : ndarray of shape (n_players + 1,)
-    target : Semivalue
+    weights : ndarray of shape (n_players + 1,)
+        As `error_weights` gives them.
     spread : ndarray of shape (n_players + 1,)
         Standard deviation of the utilities of each size, from draws that are independent of those
         that the law is for.
     """
-    neyman = np.where(prior > 0, _weights(len(prior) - 1, target) * spread, 0.0)
+    neyman = np.where(prior > 0, weights * spread, 0.0)
     if not neyman.any():
         return prior
     return in_steps((1 - _NEYMAN_SHARE) * prior + _NEYMAN_SHARE * neyman / neyman.sum())
 
 
-def _weights(n_players: int, target: Semivalue) -> NDArray[np.float64]:
+def error_weights(n_players: int, target: Semivalue) -> NDArray[np.float64]:
     """Return the error that a utility of each size adds to a value, per unit of its own."""
     m, a = size_weights(target.size_distribution(n_players))
     share = np.arange(n_players + 1) / n_players

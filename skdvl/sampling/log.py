@@ -67,7 +67,8 @@ class Chunk:
     def rng(self, entropy: int) -> np.random.Generator:
         """Return the chunk's generator, always in its first state."""
         key = (self.stream, self.fold, self.index)
-        return np.random.default_rng(np.random.SeedSequence(entropy, spawn_key=key))
+        seed = np.random.SeedSequence(entropy, spawn_key=key)
+        return np.random.Generator(np.random.PCG64(seed))
 
 
 class Draws:
@@ -189,10 +190,10 @@ class EvaluationLog:
         """Whether the last round is complete; so it is before the first one."""
         return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
 
-    def of_half(self, half: int) -> EvaluationLog:
-        """Return a log of the entries of one half, without later ones by adapted laws."""
+    def of_pilot(self) -> EvaluationLog:
+        """Return a log of the draws by laws that no utility had a part in."""
         part = self._without_entries()
-        part.rounds = [[e for e in entries if e.chunk.half == half] for entries in self.rounds]
+        part.rounds = [[e for e in entries if e.chunk.half in (0, 1)] for entries in self.rounds]
         return part
 
     def only_half(self, which: int, n_rounds: int) -> EvaluationLog:
@@ -236,7 +237,8 @@ class EvaluationLog:
     def n_evals(self) -> int:
         """Number of evaluations; a scheme marks by NaN what it did not need."""
         return sum(
-            entry.utilities.size - int(np.isnan(entry.utilities).sum()) for entry in self.entries
+            entry.utilities.size - int(np.count_nonzero(np.isnan(entry.utilities)))
+            for entry in self.entries
         )
 
     @property

@@ -44,13 +44,14 @@ def mixed_values(
     -------
     ndarray of shape (n_orders, n_players)
     """
-    both = _read_twice(orders, utilities, game, target)
+    p = target.size_distribution(game.n_players)
+    both = _read_twice(orders, utilities, game, p)
     mixed = both.marginal
     for half in (0, 1):
         mine, others = halves == half, halves != half
         weight = 0.0
         if others.sum() > 1:
-            weight = _best_weight(_read_twice(orders[others], utilities[others], game, target))
+            weight = _best_weight(_read_twice(orders[others], utilities[others], game, p))
         mixed[mine] += weight * (both.reused[mine] - both.marginal[mine])
     return mixed
 
@@ -61,27 +62,26 @@ class _Readings:
     reused: Floats
 
 
-def _read_twice(
-    orders: NDArray[np.intp], utilities: Floats, game: Game, target: Semivalue
-) -> _Readings:
+def _read_twice(orders: NDArray[np.intp], utilities: Floats, game: Game, p: Floats) -> _Readings:
     n_orders, n_players = orders.shape
-    p = target.size_distribution(n_players)
     m, a = size_weights(p)
     along = np.empty((n_orders, n_players + 1))
     along[:, 0], along[:, 1:-1], along[:, -1] = game.empty, utilities, game.full
-    line = np.linspace(game.empty, game.full, n_players + 1)
-    # what the other orders say; a straight line is all there is to say about a single order
-    elsewhere = (along.sum(axis=0) - along) / (n_orders - 1) if n_orders > 1 else line
+    if n_orders > 1:
+        elsewhere = (along.sum(axis=0) - along) / (n_orders - 1)  # what the other orders say
+    else:  # a straight line is all there is to say about a single order
+        elsewhere = np.linspace(game.empty, game.full, n_players + 1)[np.newaxis]
     excess = along - elsewhere
-    gains = np.diff(excess, axis=1) * (n_players * p)
-    gains += np.diff(np.broadcast_to(elsewhere, along.shape), axis=1) @ p[:, np.newaxis]
+    gains = (excess[:, 1:] - excess[:, :-1]) * (n_players * p)
+    gains += (elsewhere[:, 1:] - elsewhere[:, :-1]) @ p[:, np.newaxis]
     terms = a * excess
     shared = along @ m - terms @ (np.arange(n_players + 1) / n_players)
     joined = np.cumsum(terms[:, :0:-1], axis=1)[:, ::-1]
     joined += shared[:, np.newaxis]
     readings = _Readings(np.empty_like(gains), np.empty_like(gains))
-    np.put_along_axis(readings.marginal, orders, gains, axis=1)
-    np.put_along_axis(readings.reused, orders, joined, axis=1)
+    rows = np.arange(n_orders)[:, np.newaxis]
+    readings.marginal[rows, orders] = gains
+    readings.reused[rows, orders] = joined
     return readings
 
 

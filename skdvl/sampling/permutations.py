@@ -38,7 +38,9 @@ class OrderScheme(MarginalScheme):
 
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.intp]:
         """Return uniform random orders."""
-        return rng.permuted(np.tile(np.arange(n_players), (chunk.n_draws, 1)), axis=1)
+        orders = np.empty((chunk.n_draws, n_players), dtype=np.intp)
+        orders[:] = np.arange(n_players)
+        return rng.permuted(orders, axis=1, out=orders)
 
     def cost_per_draw(self, n_players: int) -> int:
         """Return n - 1 evaluations per order."""
@@ -75,12 +77,11 @@ def weighted_marginals(
     along[:, 0] = game.empty
     along[:, 1:-1] = utilities
     along[:, -1] = game.full
-    truncated = np.isnan(along).any(axis=1)
-    gains = np.diff(along, axis=1)
-    gains[truncated] = np.nan_to_num(gains[truncated], nan=0.0)
+    gains = along[:, 1:] - along[:, :-1]
+    gains[np.isnan(gains)] = 0.0
     gains *= n_players * target.size_distribution(n_players)
     by_player = np.empty_like(gains)
-    np.put_along_axis(by_player, orders.astype(np.intp, copy=False), gains, axis=1)
+    by_player[np.arange(n_orders)[:, np.newaxis], orders.astype(np.intp, copy=False)] = gains
     return by_player
 
 

@@ -89,9 +89,11 @@ class Regression(AdaptiveScheme, name="regression"):
     def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
         """Return the surrogates' values plus what their residuals say."""
         table = DrawTable.of(self, game, log)
-        values = known_part(self, game, target, log)
+        m, a = weights = size_weights(target.size_distribution(game.n_players))
+        values = known_part(self, weights, log, table)
+        is_exact = all_is_enumerated(weights, table)
         if not len(table.sizes):
-            return estimate_without_draws(values, target, log)
+            return estimate_without_draws(values, is_exact)
 
         def parts() -> Iterator[NDArray[np.bool_]]:
             step = max(1, _MAX_NUMBERS // game.n_players)
@@ -99,12 +101,10 @@ class Regression(AdaptiveScheme, name="regression"):
                 for first in range(0, len(coalitions), step):
                     yield coalitions[first : first + step].astype(bool, copy=False)
 
-        m, a = size_weights(target.size_distribution(game.n_players))
         curves, shares = table.curves(), table.shares()
         surrogate = fit_surrogates(table, curves, parts)
         values += np.sum(m * shares * curves) + surrogate.covariances(shares, a)
         residuals = table.utilities - curves[table.blocks, table.sizes] - surrogate.predictions
-        sums, variances = read_out(self, target, log, table, residuals)
-        is_exact = all_is_enumerated(target, log)
+        sums, variances = read_out(self, weights, log, table, residuals)
         caveat = None if is_exact else interval_caveat(log, _MIN_EVALS_FOR_INTERVALS)
         return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
-from skdvl.sampling.draw_table import DrawTable, enumerated_sizes
+from skdvl.sampling.draw_table import DrawTable
 from skdvl.sampling.enumeration import enumerated_sums
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
@@ -29,9 +29,11 @@ __all__ = [
 
 _MIN_EVALS_FOR_INTERVALS = 4  # per player
 _MAX_FLOATS = 2**16  # of draws turned into floats at a time: they stay in the processor's cache
+_FEW_FLOATS = 2**12  # making a sparse matrix takes as long as this many sums
 _NEGLIGIBLE = 1e-15
 
 Floats = NDArray[np.float64]
+Weights = tuple[Floats, Floats]  # m and a of `skdvl.semivalues.size_weights`
 
 
 def estimate_by_reuse(
@@ -59,47 +61,48 @@ def estimate_by_reuse(
         With standard errors from the spread of the draws' contributions within strata of sizes.
     """
     table = DrawTable.of(scheme, game, log)
-    values = known_part(scheme, game, target, log)
+    m, _ = weights = size_weights(target.size_distribution(game.n_players))
+    values = known_part(scheme, weights, log, table)
+    is_exact = all_is_enumerated(weights, table)
     if not len(table.sizes):
-        return estimate_without_draws(values, target, log)
+        return estimate_without_draws(values, is_exact)
     residuals = table.utilities
     if has_baseline:
         curves = table.curves()
         residuals = residuals - curves[table.blocks, table.sizes]
-        m, _ = size_weights(target.size_distribution(game.n_players))
         values += np.sum(m * table.shares() * curves)
-    sums, variances = read_out(scheme, target, log, table, residuals)
-    is_exact = all_is_enumerated(target, log)
+    sums, variances = read_out(scheme, weights, log, table, residuals)
     caveat = None if is_exact else interval_caveat(log)
     return Estimate(values + sums, np.sqrt(variances), math.inf, caveat, is_exact)
 
 
-def known_part(scheme: SamplingScheme, game: Game, target: Semivalue, log: EvaluationLog) -> Floats:
+def known_part(
+    scheme: SamplingScheme, weights: Weights, log: EvaluationLog, table: DrawTable
+) -> Floats:
     """Return what ∅, N and the enumerated sizes add to the values."""
-    m, a = size_weights(target.size_distribution(game.n_players))
+    m, a = weights
+    game = table.game
     values = np.full(game.n_players, m[0] * game.empty + m[-1] * game.full)
-    is_known = enumerated_sizes(log)
-    if not is_known.any():
+    if not table.is_known.any():
         return values
     for _, draws, utilities in log.replay(scheme, enumerated=True):
         coalitions = draws.astype(bool, copy=False)
-        known = is_known[count_members(coalitions)]
+        known = table.is_known[count_members(coalitions)]
         values += enumerated_sums(game, m, a, coalitions[known], utilities[known])
     return values
 
 
-def estimate_without_draws(values: Floats, target: Semivalue, log: EvaluationLog) -> Estimate:
+def estimate_without_draws(values: Floats, is_exact: bool) -> Estimate:
     """Return what is known before anything was drawn: exact if that is all that matters."""
-    is_exact = all_is_enumerated(target, log)
-    errors = np.full(log.n_players, 0.0 if is_exact else np.nan)
+    errors = np.full(len(values), 0.0 if is_exact else np.nan)
     return Estimate(values, errors, is_exact=is_exact)
 
 
-def all_is_enumerated(target: Semivalue, log: EvaluationLog) -> bool:
+def all_is_enumerated(weights: Weights, table: DrawTable) -> bool:
     """Tell whether all coalitions on which a semivalue depends were evaluated."""
-    m, a = size_weights(target.size_distribution(log.n_players))
-    matters = (m[1:-1] != 0) | (a[1:-1] != 0)
-    return bool(enumerated_sizes(log)[1:-1][matters].all())
+    m, a = weights
+    matters = (m != 0) | (a != 0)
+    return bool((table.is_known | ~matters)[1:-1].all())
 
 
 def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) -> str | None:
@@ -122,7 +125,7 @@ def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) 
 
 def read_out(
     scheme: SamplingScheme,
-    target: Semivalue,
+    weights: Weights,
     log: EvaluationLog,
     table: DrawTable,
     residuals: Floats,
@@ -137,8 +140,9 @@ def read_out(
     sums, variances : ndarray of shape (n_players,)
         The variances are NaN where a draw is alone in its stratum: it shows no spread.
     """
-    m, a = size_weights(target.size_distribution(log.n_players))
-    scale = residuals * table.weights()
+    m, a = weights
+    weight = table.weights()
+    scale = residuals * weight
     inside = a[table.sizes] * scale
     outside = m[table.sizes] * scale - inside * table.sizes / log.n_players
     strata = table.strata()
@@ -152,7 +156,8 @@ def read_out(
     correction = n_of_stratum / np.maximum(n_of_stratum - 1, 1)
     per_draw = correction[strata]
     leverage = per_draw * (inside + 2 * outside)
-    sums = np.repeat(np.bincount(strata, weights=outside)[:, np.newaxis], log.n_players, axis=1)
+    of_stratum = np.asarray(np.bincount(strata, weights=outside), dtype=np.float64)
+    sums = np.repeat(of_stratum[:, np.newaxis], log.n_players, axis=1)
     squares = np.full(log.n_players, np.sum(per_draw * outside**2))
     step = max(1, _MAX_FLOATS // log.n_players)
     floats = np.empty((step, log.n_players))  # once: fresh memory costs as much as the sums
@@ -163,16 +168,30 @@ def read_out(
             part = floats[: len(firsts) - first]
             part[:] = firsts[first : first + step]
             mine = slice(start, start + len(part))
-            by_stratum = sparse.csc_array(
-                (inside[mine], strata[mine], np.arange(len(part) + 1)), (len(sums), len(part))
-            )
-            sums += np.asarray(by_stratum @ part)
+            sums += _sum_by_stratum(inside[mine], strata[mine], len(sums), part)
             squares += (leverage[mine] * inside[mine]) @ part
             start += len(part)
     variances = squares - (correction / n_of_stratum) @ sums**2
-    if (table.weights()[::n_rows][is_alone] > 0).any():
+    if (weight[::n_rows][is_alone] > 0).any():
         variances[:] = np.nan
     return sums.sum(axis=0), np.maximum(variances, 0.0)
+
+
+def _sum_by_stratum(
+    inside: Floats, strata: NDArray[np.intp], n_strata: int, members: Floats
+) -> Floats:
+    """Return what draws add inside for each stratum and player, shape (n_strata, n_players).
+
+    Both ways add draw after draw, and products with 0 and 1 are exact: the bits are the same.
+    """
+    n_draws, n_players = members.shape
+    if members.size > _FEW_FLOATS:
+        by_stratum = sparse.csc_array((inside, strata, np.arange(n_draws + 1)), (n_strata, n_draws))
+        return np.asarray(by_stratum @ members)
+    cells = strata[:, np.newaxis] * n_players + np.arange(n_players)
+    terms = inside[:, np.newaxis] * members
+    sums = np.bincount(cells.ravel(), weights=terms.ravel(), minlength=n_strata * n_players)
+    return np.asarray(sums.reshape(n_strata, n_players), dtype=np.float64)
 
 
 def mean_law(chunks: Sequence[Chunk]) -> Floats:

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.sampling.base import Game, SamplingScheme, next_total, split_into_chunks
-from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, enumerated_sizes
+from skdvl.sampling.draw_table import N_BLOCKS, DrawTable, block_lengths, enumerated_sizes
 from skdvl.sampling.enumeration import enumerated_coalitions
-from skdvl.sampling.laws import LAWS, Law, adapted_law, prior_law
+from skdvl.sampling.laws import LAWS, Law, adapted_law, error_weights, prior_law
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import draw_members
 from skdvl.sampling.reuse import reuse_efficiency, reuse_telling_draws
@@ -131,14 +131,13 @@ def sizes_to_enumerate(
         if not rest.any():
             return due
         expected = rest * n_before + rest / rest.sum() * n_draws
-        more = np.zeros_like(due)
-        for k in np.flatnonzero(expected >= n_players):
-            more[k] = math.comb(n_players, int(k)) <= expected[k]
-        n_due = sum(math.comb(n_players, int(k)) for k in np.flatnonzero(due | more))
+        enough = np.flatnonzero(expected >= n_players).tolist()
+        more = [k for k in enough if math.comb(n_players, k) <= expected[k]]
+        n_due = sum(math.comb(n_players, k) for k in (*np.flatnonzero(due).tolist(), *more))
         # an enumeration longer than the round's draws would keep a budget waiting for its end
-        if not more.any() or (due.any() and n_due > n_draws):
+        if not more or (due.any() and n_due > n_draws):
             return due
-        due |= more
+        due[more] = True
 
 
 def enumerate_sizes(game: Game, log: EvaluationLog, sizes: NDArray[np.bool_]) -> list[Chunk]:
@@ -167,13 +166,18 @@ def adapted_laws(
     set_before = [law for half in (2, 3) if (law := last.get(half)) is not None]
     if len(set_before) == 2:
         return set_before[0], set_before[1]
-    found = []
-    for half in (0, 1):
-        table = DrawTable.of(scheme, game, log.of_half(half))
-        spread = np.sqrt(np.mean(table.spreads(table.curves()) ** 2, axis=0))
-        prior = table.expected.sum(axis=0) / len(table.sizes)
-        found.append(adapted_law(prior, target, spread))
-    return found[1], found[0]
+    weights = error_weights(game.n_players, target)
+    table = DrawTable.of(scheme, game, log.of_pilot(), keeps_halves_apart=True)
+    squares = table.spreads(table.curves()) ** 2
+    one, other = (
+        adapted_law(
+            expected / np.count_nonzero(table.groups == half),
+            weights,
+            np.sqrt(np.mean(squares[half * N_BLOCKS : (half + 1) * N_BLOCKS], axis=0)),
+        )
+        for half, expected in enumerate(table.of_group)
+    )
+    return other, one
 
 
 def draw_coalitions(
@@ -187,11 +191,12 @@ def draw_coalitions(
     within a chunk, what was evaluated is a random part of it.
     """
     reached = np.cumsum(law)
-    lengths = (n_draws + N_BLOCKS - 1 - np.arange(N_BLOCKS)[:, np.newaxis]) // N_BLOCKS
-    keys = rng.random((N_BLOCKS, lengths[0, 0]))
-    keys[np.arange(lengths[0, 0]) >= lengths] = 2.0
-    points = (np.argsort(keys, axis=1) + rng.random((N_BLOCKS, 1))) / np.maximum(lengths, 1)
+    lengths = block_lengths(n_draws)
+    longest = int(lengths[0, 0])
+    keys = rng.random((N_BLOCKS, longest))
+    keys[lengths[:, 0] < longest, -1] = 2.0  # what is no draw comes last
+    points = (keys.argsort(axis=1) + rng.random((N_BLOCKS, 1))) / np.maximum(lengths, 1)
     points = points.T.ravel()[:n_draws] * reached[-1]
-    largest = np.flatnonzero(law)[-1]
-    sizes = np.minimum(np.searchsorted(reached, points, side="right"), largest)
+    largest = law.nonzero()[0][-1]
+    sizes = np.minimum(reached.searchsorted(points, side="right"), largest)
     return draw_members(n_players, sizes, rng)

@@ -28,25 +28,24 @@ def fit_size_curves(
         Number of observations of each size; at least one in all for each curve.
     sums : ndarray of shape (n_curves, n_players + 1)
         Sum of the observed utilities of each size.
-    expected : ndarray of shape (n_players + 1,)
-        About how many observations of each size were to be expected. It sets how far a point
-        looks, so that this does not depend on what was drawn.
+    expected : ndarray of shape (n_groups, n_players + 1)
+        About how many observations of each size were to be expected, for each of the groups of
+        equally many curves. It sets how far a point looks, so that this does not depend on what
+        was drawn.
 
     Returns
     -------
     ndarray of shape (n_curves, n_players + 1)
     """
     n_curves, n_sizes = counts.shape
-    position = np.linspace(-1.0, 1.0, n_sizes)
-    totals = np.zeros((5, n_curves, n_sizes + 1))
-    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
-    np.cumsum(counts * position, axis=1, out=totals[1, :, 1:])
-    np.cumsum(counts * position**2, axis=1, out=totals[2, :, 1:])
-    np.cumsum(sums, axis=1, out=totals[3, :, 1:])
-    np.cumsum(sums * position, axis=1, out=totals[4, :, 1:])
-    low, high = _windows(expected, _WINDOW)
-    n, x, xx, u, xu = totals[:, :, high + 1] - totals[:, :, low]
-    overall = totals[3, :, -1:] / totals[0, :, -1:]
+    position = np.linspace(-1.0, 1.0, n_sizes)[:, np.newaxis]
+    terms = np.empty((n_sizes, 5, n_curves))
+    terms[:, 0], terms[:, 3] = counts.T, sums.T
+    np.multiply(terms[:, 0::3], position[:, np.newaxis], out=terms[:, 1::3])
+    np.multiply(terms[:, 0], position**2, out=terms[:, 2])
+    (n, x, xx, u, xu), totals = _window_sums(terms, expected, _WINDOW)
+    position = position[:, 0]
+    overall = totals[3] / totals[0]
     n = n + _TRUST_IN_MEAN
     u = u + _TRUST_IN_MEAN * overall
     spread = xx - x**2 / n
@@ -64,29 +63,45 @@ def smooth_curves(
     ----------
     counts, sums : ndarray of shape (n_curves, n_players + 1)
         Number and sum of the observations of each size.
-    expected : ndarray of shape (n_players + 1,)
+    expected : ndarray of shape (n_groups, n_players + 1)
         As in `fit_size_curves`.
 
     Returns
     -------
     ndarray of shape (n_curves, n_players + 1)
     """
-    low, high = _windows(expected, _WIDE_WINDOW)
-    totals = np.zeros((2, len(counts), counts.shape[1] + 1))
-    np.cumsum(counts, axis=1, out=totals[0, :, 1:])
-    np.cumsum(sums, axis=1, out=totals[1, :, 1:])
-    n, u = totals[:, :, high + 1] - totals[:, :, low]
-    overall = totals[1, :, -1:] / np.maximum(totals[0, :, -1:], 1)
+    terms = np.stack([counts.T, sums.T], axis=1)
+    (n, u), totals = _window_sums(terms, expected, _WIDE_WINDOW)
+    overall = totals[1] / np.maximum(totals[0], 1)
     return (u + _TRUST_IN_MEAN * overall) / (n + _TRUST_IN_MEAN)
 
 
-def _windows(
-    expected: NDArray[np.float64], window: float
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Return the first and last size that the line at each size is fitted to."""
-    reached = np.cumsum(expected)
-    centre = reached - expected / 2
-    size = np.arange(len(expected))
-    low = np.searchsorted(reached, centre - window / 2, side="right")
-    high = np.searchsorted(reached, centre + window / 2, side="left")
-    return np.minimum(low, size), np.clip(high, size, len(size) - 1)
+def _window_sums(
+    terms: NDArray[np.float64], expected: NDArray[np.float64], window: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum terms over the sizes that the line at each size is fitted to, and over all sizes.
+
+    Parameters
+    ----------
+    terms : ndarray of shape (n_players + 1, n_terms, n_curves)
+
+    Returns
+    -------
+    sums : ndarray of shape (n_terms, n_curves, n_players + 1)
+    totals : ndarray of shape (n_terms, n_curves, 1)
+    """
+    n_sizes, n_terms, n_curves = terms.shape
+    so_far = np.zeros((n_sizes + 1, n_terms, n_curves))
+    terms.cumsum(axis=0, out=so_far[1:])
+    sums = np.empty(terms.shape)  # its order in memory decides the bits of later sums
+    size = np.arange(n_sizes)
+    per_group = n_curves // len(expected)
+    for group, of_size in enumerate(expected):
+        mine = slice(group * per_group, (group + 1) * per_group)
+        reached = of_size.cumsum()
+        centre = reached - of_size / 2
+        low = np.minimum(reached.searchsorted(centre - window / 2, side="right"), size)
+        high = reached.searchsorted(centre + window / 2, side="left")
+        end = np.minimum(np.maximum(high, size) + 1, n_sizes)
+        sums[..., mine] = so_far[end, :, mine] - so_far[low, :, mine]
+    return sums.transpose(1, 2, 0), so_far[-1, :, :, np.newaxis]

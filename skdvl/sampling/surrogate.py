@@ -17,6 +17,7 @@ _SHARED = 0.2  # of the variance of a player's effect, what is common to all siz
 _RIDGE = 2.0  # as if a third of the variance of a size's utilities were linear in membership
 _N_STEPS = 6
 _NEGLIGIBLE = 1e-12
+_MOST_KEPT = 2**20  # numbers: 8 MB
 
 Floats = NDArray[np.float64]
 Parts = Callable[[], Iterator[NDArray[np.bool_]]]
@@ -106,7 +107,10 @@ def fit_surrogates(table: DrawTable, curves: Floats, parts: Parts) -> LinearSurr
 
 
 class _NormalEquations:
-    """Products with the design matrix of all blocks, which is never kept."""
+    """Products with the design matrix of all blocks, which is never kept.
+
+    Its factor that all blocks share, the scaled memberships, is, where it is small.
+    """
 
     def __init__(self, table: DrawTable, bands: Floats, parts: Parts) -> None:
         self.table = table
@@ -116,8 +120,14 @@ class _NormalEquations:
         pi = table.sizes / table.game.n_players
         self.centre = pi
         self.scale = 1 / np.sqrt(table.game.n_players * pi * (1 - pi))
+        self._kept: list[tuple[slice, Floats]] | None = None
+        if len(pi) * table.game.n_players <= _MOST_KEPT:
+            self._kept = list(self._rows())
 
     def _rows(self) -> Iterator[tuple[slice, Floats]]:
+        if self._kept is not None:
+            yield from self._kept
+            return
         start = 0
         for part in self.parts():
             mine = slice(start, start + len(part))
@@ -150,8 +160,8 @@ class _NormalEquations:
 
 def _bands(table: DrawTable) -> Floats:
     """Return a constant and hat functions of the rank of sizes, (n_blocks, n_bands, n_sizes)."""
-    reached = np.cumsum(table.of_group(), axis=1)
-    rank = (reached - table.of_group() / 2) / reached[:, -1:] * (_N_BANDS - 1)
+    reached = np.cumsum(table.of_group, axis=1)
+    rank = (reached - table.of_group / 2) / reached[:, -1:] * (_N_BANDS - 1)
     hats = 1 - np.abs(rank[:, np.newaxis, :] - np.arange(_N_BANDS)[:, np.newaxis])
     bands = np.sqrt(1 - _SHARED) * np.maximum(hats, 0.0)
     constant = np.full_like(bands[:, :1], np.sqrt(_SHARED))

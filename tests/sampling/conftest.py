@@ -63,7 +63,7 @@ def extend(scheme, utility, game, target, log, n_draws):
             chunk = entry.chunk
             n_now = min(n_draws, chunk.n_draws - entry.n_done)
             if n_now:
-                draws = scheme.draw(game.n_players, chunk, chunk.rng(log.entropy))
+                draws = log.draws.of(scheme, chunk)
                 n_rows = scheme.rows_per_draw
                 wanted = draws[entry.n_done * n_rows : (entry.n_done + n_now) * n_rows]
                 entry.append(n_now, scheme.evaluate(wanted, utility, game))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,12 +24,14 @@ def column_centres(X: Floats) -> Floats:
     Sums and sums of squares about the centre lose few digits. Whole numbers stay whole.
     """
     centres = X.mean(axis=0)
-    for j, column in enumerate(X.T):
-        values, counts = np.unique(column, return_counts=True)
-        if counts.max() > 1 and counts.max() >= _COMMON * len(column):
-            centres[j] = values[counts.argmax()]
-        elif (np.rint(values) == values).all():
-            centres[j] = np.rint(centres[j])
+    is_whole = (np.rint(X) == X).all(axis=0)
+    centres[is_whole] = np.rint(centres[is_whole])
+    ascending = np.sort(X, axis=0)
+    others = max(2, math.ceil(_COMMON * len(X))) - 1  # that a common value has beside itself
+    is_common = (ascending[others:] == ascending[: len(X) - others]).any(axis=0)
+    for j in np.flatnonzero(is_common).tolist():
+        values, counts = np.unique(X[:, j], return_counts=True)
+        centres[j] = values[counts.argmax()]
     return centres
 
 
