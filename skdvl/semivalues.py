@@ -335,8 +335,9 @@ def size_weights(
     """
     p = np.asarray(size_distribution, dtype=np.float64)
     n_players = len(p)
-    m = np.append(0.0, p) - np.append(p, 0.0)
-    a = np.zeros(n_players + 1)
+    m, a = np.zeros(n_players + 1), np.zeros(n_players + 1)
+    m[1:] = p
+    m[:-1] -= p
     k = np.arange(1, n_players)
     a[1:-1] = p[:-1] * (n_players / k) + p[1:] * (n_players / (n_players - k))
     return m, a

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache, wraps
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,13 +60,17 @@ LAWS: dict[str, Callable[[NDArray[np.float64]], Law]] = {
 }
 
 
-def _kept_for_few_players(make: Callable[[str, int], Law]) -> Callable[[str, int], Law]:
-    """Remember the last laws that were made, but long ones, which would take memory."""
+def _kept_for_few_players(make: Callable[..., Law]) -> Callable[..., Law]:
+    """Remember the last results of a function of names and, at last, a number of players.
+
+    Long ones, which would take memory, are not kept.
+    """
     kept = lru_cache(maxsize=_N_KEPT)(make)
 
     @wraps(make)
-    def find(name: str, n_players: int) -> Law:
-        return kept(name, n_players).copy() if n_players <= _MOST_KEPT else make(name, n_players)
+    def find(*key: Any) -> Law:
+        *_, n_players = key
+        return kept(*key).copy() if n_players <= _MOST_KEPT else make(*key)
 
     return find
 
@@ -75,6 +80,11 @@ def law_by_name(name: str, n_players: int) -> Law:
     """Return a law of `LAWS`, shape (n_players + 1,); ∅ and N are never drawn."""
     law = _relative_law(name, n_players)
     return in_steps(law / law.sum())
+
+
+@_kept_for_few_players
+def _shapley_weights(n_players: int) -> NDArray[np.float64]:
+    return error_weights(n_players, Shapley())
 
 
 @_kept_for_few_players
@@ -100,7 +110,7 @@ def prior_law(n_players: int, target: Semivalue, name: str = "mixed") -> Law:
     if isinstance(target, Shapley):
         return law_by_name(name, n_players)
     law = _relative_law(name, n_players)
-    law[1:-1] *= error_weights(n_players, target)[1:-1] / error_weights(n_players, Shapley())[1:-1]
+    law[1:-1] *= error_weights(n_players, target)[1:-1] / _shapley_weights(n_players)[1:-1]
     return in_steps(law / law.sum())
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 __all__ = ["Chunk", "Drawer", "Draws", "Entry", "EvaluationLog"]
 
 _MAX_KEPT_BYTES = 256 * 2**20
+_MAX_KEPT_ORDERS = 2**20  # bytes: they take 64 times the room of as many coalitions
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,14 +81,14 @@ class Draws:
     entropy : int
         What all seeds derive from.
     max_bytes : int
-        How much is kept. Orders never are: they would take 64 times the room.
+        How much is kept, as long as there are coalitions; of orders, a megabyte.
     """
 
     def __init__(self, n_players: int, entropy: int, max_bytes: int = _MAX_KEPT_BYTES) -> None:
         self.n_players = n_players
         self.entropy = entropy
         self.max_bytes = max_bytes
-        self._kept: dict[int, NDArray[np.uint8]] = {}
+        self._kept: dict[int, NDArray[np.generic]] = {}
         self._kept_bytes = 0
 
     def __getstate__(self) -> dict[str, Any]:
@@ -97,13 +98,17 @@ class Draws:
     def of(self, scheme: Drawer, chunk: Chunk) -> NDArray[np.generic]:
         """Return all draws of a chunk."""
         kept = self._kept.get(chunk.index)
+        if kept is not None and kept.dtype == np.intp:
+            return kept.copy()
         if kept is not None:
-            return np.unpackbits(kept, axis=1, count=self.n_players).view(bool)
+            return np.unpackbits(kept.view(np.uint8), axis=1, count=self.n_players).view(bool)
         draws = scheme.draw(self.n_players, chunk, chunk.rng(self.entropy))
-        if draws.dtype == bool and self._kept_bytes < self.max_bytes:
-            packed = np.packbits(draws.view(np.bool_), axis=1)
-            self._kept[chunk.index] = packed
-            self._kept_bytes += packed.nbytes
+        are_orders = draws.dtype != bool
+        max_bytes = min(self.max_bytes, _MAX_KEPT_ORDERS) if are_orders else self.max_bytes
+        if self._kept_bytes < max_bytes:
+            kept = draws.astype(np.intp) if are_orders else np.packbits(draws.view(bool), axis=1)
+            self._kept[chunk.index] = kept
+            self._kept_bytes += kept.nbytes
         return draws
 
     def not_kept(self) -> Draws:

@@ -55,7 +55,9 @@ class MarginalScheme(SamplingScheme):
         moments = RunningMoments(game.n_players)
         for _, draws, utilities in log.replay(self):
             joined = self.marginals(draws, utilities, game, target)
-            moments.add(joined.reshape(-1, self.rows_per_draw, game.n_players).mean(axis=1))
+            if self.rows_per_draw > 1:
+                joined = joined.reshape(-1, self.rows_per_draw, game.n_players).mean(axis=1)
+            moments.add(joined)
         return self.estimate_from(moments)
 
     def estimate_from(self, moments: RunningMoments) -> Estimate:

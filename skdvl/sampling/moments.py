@@ -30,7 +30,7 @@ class RunningMoments:
     def add(self, vectors: NDArray[np.float64]) -> None:
         """Add vectors, shape (n_vectors, n_entries)."""
         n_new = len(vectors)
-        mean = vectors.mean(axis=0)
+        mean = vectors.sum(axis=0) / n_new
         total = self.count + n_new
         gap = mean - self.mean
         self._sum_of_squares += ((vectors - mean) ** 2).sum(axis=0)

@@ -65,7 +65,9 @@ class Owen(MarginalScheme, name="owen"):
     def draw(self, n_players: int, chunk: Chunk, rng: np.random.Generator) -> NDArray[np.bool_]:
         """Return coalitions of independent members; if antithetic, each with its complement."""
         nodes, weights = _quadrature(self._count_nodes(n_players))
-        t = rng.choice(nodes, size=(chunk.n_draws, 1), p=weights)
+        reached = np.cumsum(weights)
+        points = rng.random((chunk.n_draws, 1))
+        t = nodes[np.searchsorted(reached / reached[-1], points, side="right")]
         coalitions = rng.random((chunk.n_draws, n_players)) < t
         if not self.antithetic:
             return coalitions

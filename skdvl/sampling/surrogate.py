@@ -141,7 +141,7 @@ class _NormalEquations:
         found = np.empty((n_blocks, len(self.table.sizes)))
         for mine, rows in self._rows():
             by_band = (rows @ flat).T.reshape(n_blocks, n_bands, -1)
-            found[:, mine] = np.sum(by_band * self.phi[:, :, mine], axis=1)
+            np.add.reduce(by_band * self.phi[:, :, mine], axis=1, out=found[:, mine])
         return found
 
     def transposed(self, numbers: Floats) -> Floats:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import pkgutil
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 from sklearn.base import clone
@@ -31,9 +32,14 @@ _PLAIN_SCORES = (
 
 def find_engines() -> tuple[type[IncrementalUtility], ...]:
     """Import every file of the engines' folder and return the engines registered there."""
+    _import_engines()
+    return registered_engines()
+
+
+@cache
+def _import_engines() -> None:
     for module in pkgutil.iter_modules(incremental.__path__):
         importlib.import_module(f"{incremental.__name__}.{module.name}")
-    return registered_engines()
 
 
 def has_own_score(estimator: Any) -> bool:
