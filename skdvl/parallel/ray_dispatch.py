@@ -151,6 +151,7 @@ class Dispatcher:
                 self._pending.append(event)
             else:
                 self._settle(*event)
+            event = None  # what follows takes its time, and would keep the call's result alive
         self._start()
         if self._running and time.monotonic() >= self._next_beat:
             self._look_around()

@@ -16,7 +16,7 @@ from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule
 
 pytestmark = pytest.mark.oldest
-RNG = np.random.default_rng(0)
+RNG = np.random.default_rng(0)  # for the data: tests draw from generators of their own
 X, X_VAL = RNG.normal(size=(40, 4)), RNG.normal(size=(25, 4))
 LABELS, LABELS_VAL = RNG.integers(0, 3, 40), np.arange(25) % 3
 TARGETS, TARGETS_VAL = RNG.normal(size=40) + 50, RNG.normal(size=25) + 50
@@ -38,7 +38,8 @@ def utilities(estimator, X=X, X_val=X_VAL, scoring=None):
 
 
 def some_sets(n_sets=60, n_rows=40):
-    return RNG.random((n_sets, n_rows)) < RNG.random((n_sets, 1))
+    rng = np.random.default_rng(1)
+    return rng.random((n_sets, n_rows)) < rng.random((n_sets, 1))
 
 
 @pytest.mark.parametrize(
@@ -65,7 +66,7 @@ def test_any_metric_gives_the_utilities_of_refitting(metric, params):
 @pytest.mark.parametrize("kind", [KNeighborsClassifier, KNeighborsRegressor])
 def test_both_walks_find_the_same_neighbours(kind, weights, n_neighbors):
     engine, refit = utilities(kind(n_neighbors, weights=weights))
-    order = RNG.permutation(40)
+    order = np.random.default_rng(1).permutation(40)
     coalitions = prefix_coalitions(order, np.arange(41))
     by_prefix = engine.prefixes(order[np.newaxis])[0]
     assert_array_equal(by_prefix, engine(coalitions))
@@ -93,7 +94,7 @@ def test_rows_equal_to_a_validation_row_outweigh_all_others(kind):
     engine, refit = utilities(kind(4, weights="distance", algorithm="kd_tree"), X_here)
     sets = some_sets()
     assert_allclose(engine(sets), refit(sets), rtol=1e-12)
-    order = RNG.permutation(40)
+    order = np.random.default_rng(1).permutation(40)
     expected = refit(prefix_coalitions(order, np.arange(41)))
     assert_allclose(engine.prefixes(order[np.newaxis])[0], expected, rtol=1e-12)
 
@@ -124,9 +125,12 @@ def test_what_fails_by_brute_force_is_declined():
             assert "fails by brute force (ValueError" in reasons[0]
         else:
             assert engine.engine == "nearest neighbors", reasons
-            sets = some_sets(20)
+            sets = some_sets(200)  # also of fewer rows than neighbours
             refit = RefitUtility(model, fold, judge, FallbackRule(judge))
             assert_array_equal(engine(sets), refit(sets))
+            order = np.random.default_rng(1).permutation(40)
+            by_prefix = engine.prefixes(order[np.newaxis])[0]
+            assert_array_equal(by_prefix, refit(prefix_coalitions(order, np.arange(41))))
 
 
 def test_more_rows_than_a_small_integer_counts():

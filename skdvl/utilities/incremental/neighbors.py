@@ -26,7 +26,13 @@ from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from skdvl.utilities.fold import Fold, Judge
-from skdvl.utilities.incremental.base import Errors, IncrementalUtility, PrefixErrors
+from skdvl.utilities.incremental.base import (
+    DOUBTFUL,
+    Errors,
+    IncrementalUtility,
+    PrefixErrors,
+    prefix_rows,
+)
 from skdvl.utilities.quiet import quiet_warnings
 
 __all__ = ["NeighborsUtility"]
@@ -76,6 +82,7 @@ class NeighborsUtility(IncrementalUtility):
         super().__init__(estimator, fold, judge, fallback)
         self.n_neighbors = int(estimator.n_neighbors)
         self.code_bits = 0 if fold.classes is None else int(len(fold.classes) - 1).bit_length()
+        self.refuses_few = _why_not_from_two_rows(estimator, fold, 3) is not None
 
     @classmethod
     def examples(cls) -> list[Any]:
@@ -83,7 +90,7 @@ class NeighborsUtility(IncrementalUtility):
         return [
             KNeighborsClassifier(),
             KNeighborsClassifier(n_neighbors=3, weights="distance"),
-            KNeighborsClassifier(n_neighbors=1, metric="manhattan", algorithm="ball_tree"),
+            KNeighborsClassifier(n_neighbors=2, metric="manhattan", algorithm="ball_tree"),
             KNeighborsClassifier(n_neighbors=4, metric="cosine", algorithm="brute"),
             KNeighborsRegressor(),
             KNeighborsRegressor(n_neighbors=3, weights="distance", p=3),
@@ -106,7 +113,8 @@ class NeighborsUtility(IncrementalUtility):
             return f"{estimator.metric} is no metric, so that scikit-learn's trees miss neighbours"
         if _BYTES_PER_PAIR * fold.n_rows * len(fold.y_val) > _MAX_TABLE_BYTES:
             return f"{fold.n_rows} x {len(fold.y_val)} distances are too many to keep"
-        return _why_not_by_brute_force(estimator, fold)
+        reason = _why_not_from_two_rows(estimator, fold, 1)
+        return None if reason is None else f"it fails by brute force ({reason})"
 
     @cached_property
     def _tables(self) -> _Tables:
@@ -150,6 +158,7 @@ class NeighborsUtility(IncrementalUtility):
             block = by_size[start : start + together]
             scores[block], failed = self._score_block(rows[block])
             errors.update({int(block[j]): error for j, error in failed.items()})
+        self._refit_doubtful(scores, errors, lambda which: rows[which])
         return scores, errors
 
     def _predict(self, rows: NDArray[np.bool_], response: str) -> tuple[NDArray[Any], Errors]:
@@ -166,7 +175,7 @@ class NeighborsUtility(IncrementalUtility):
     ) -> tuple[NDArray[np.float64], PrefixErrors]:
         scores = np.full(sizes.shape, np.nan)
         few = sizes < self.n_neighbors
-        errors = {(j, k): self._too_few(sizes[j, k]) for j, k in np.argwhere(few).tolist()}
+        errors = {at: self._too_few(int(sizes.flat[at])) for at in np.flatnonzero(few).tolist()}
         together = max(1, _CELLS // (8 * self.n_neighbors * len(self.X_val)))
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
@@ -178,9 +187,12 @@ class NeighborsUtility(IncrementalUtility):
                         lists[arrivals[at] - first, :, at[0]], self.response
                     )
                     scores[block][at] = self._judge(predictions, {})
-        return scores, errors
+        self._refit_doubtful(scores.reshape(-1), errors, prefix_rows(orders, sizes))
+        return scores, {divmod(at, sizes.shape[1]): error for at, error in errors.items()}
 
     def _too_few(self, size: int) -> str:
+        if not self.refuses_few:  # with some metrics scikit-learn lets a row vote several times
+            return DOUBTFUL
         return (
             f"ValueError: Expected n_neighbors <= n_samples_fit, but n_neighbors = "
             f"{self.n_neighbors}, n_samples_fit = {size}, n_samples = {len(self.X_val)}"
@@ -307,17 +319,18 @@ class NeighborsUtility(IncrementalUtility):
         return total / (self.n_neighbors if weights is None else np.sum(weights, axis=0))
 
 
-def _why_not_by_brute_force(estimator: Any, fold: Fold) -> str | None:
+def _why_not_from_two_rows(estimator: Any, fold: Fold, n_neighbors: int) -> str | None:
     """Return why scikit-learn cannot predict from two rows, which it searches by brute force.
 
-    Version 1.6 fails there for labels that are texts and some metrics.
+    With some metrics it fails there for labels that are texts (version 1.6), and does not refuse
+    to predict from fewer rows than neighbours.
     """
-    smallest = clone(estimator).set_params(n_neighbors=1)
+    smallest = clone(estimator).set_params(n_neighbors=n_neighbors)
     try:
         with quiet_warnings():
             smallest.fit(fold.X[:2], fold.y[:2]).predict(fold.X_val[:1])
     except Exception as error:
-        return f"it fails by brute force ({type(error).__name__}: {error})"
+        return f"{type(error).__name__}: {error}"
     return None
 
 
