@@ -90,11 +90,13 @@ class NeighborsUtility(IncrementalUtility):
         return [
             KNeighborsClassifier(),
             KNeighborsClassifier(n_neighbors=3, weights="distance"),
-            KNeighborsClassifier(n_neighbors=2, metric="manhattan", algorithm="ball_tree"),
+            KNeighborsClassifier(n_neighbors=1, metric="manhattan"),
             KNeighborsClassifier(n_neighbors=4, metric="cosine", algorithm="brute"),
             KNeighborsRegressor(),
             KNeighborsRegressor(n_neighbors=3, weights="distance", p=3),
             KNeighborsRegressor(n_neighbors=10, metric="chebyshev"),
+            KNeighborsClassifier(n_neighbors=4, metric="manhattan"),
+            KNeighborsClassifier(n_neighbors=2, metric="manhattan", algorithm="ball_tree"),
         ]
 
     @classmethod

@@ -23,10 +23,17 @@ from skdvl.utilities.dispatch import find_engines
 from skdvl.utilities.quiet import quiet_warnings
 from skdvl.utilities.record import recording
 
-pytestmark = pytest.mark.oldest
 ENGINES = find_engines()
+# scikit-learn 1.6 cannot refit them where labels are texts, see `test_neighbors.py`; what is left
+# are data with too many ties
+NOT_OLDEST = {("nearest neighbors", 2), ("nearest neighbors", 7)}
 EXAMPLES = [
-    pytest.param(engine, k, id=f"{engine.engine}-{k}")
+    pytest.param(
+        engine,
+        k,
+        id=f"{engine.engine}-{k}",
+        marks=[pytest.mark.oldest] * ((engine.engine, k) not in NOT_OLDEST),
+    )
     for engine in ENGINES
     for k in range(len(engine.examples()))
 ]
