@@ -37,8 +37,8 @@ class Block:
     Attributes
     ----------
     approximate : ndarray of shape (n_rows, n_train)
-        Not negative; in the order of the distances up to the ``ulps`` of `Distances`. Sorting
-        overwrites it.
+        Not negative and finite, but from a row to itself; in the order of the distances up to the
+        ``ulps`` of `Distances`. Sorting overwrites it.
     exact : callable
         ``exact(r, columns)`` gives the distances that are meant, or an increasing function of
         them, from the block's row ``r``.
@@ -120,18 +120,20 @@ class Distances(ABC):
         """Turn bit patterns of distances into codes in the order of the distances, in place.
 
         Floats that are not negative are ordered as their bit patterns are. A code replaces the
-        last bits of each, so that one sort of integers, which numpy does with vector instructions,
-        yields codes without a gather: two to five times faster than argsort.
+        last bits of each, so that one sort, which numpy does with vector instructions, yields codes
+        without a gather: two to five times faster than argsort. It sorts them as floats, which
+        AVX2 compares at once, unlike unsigned integers: a fifth less time.
         """
-        keys = block.approximate[part].view(np.uint64)
+        floats = block.approximate[part]
+        keys = floats.view(np.uint64)
         n_bits = (2 * self.n_train - 1).bit_length()
         code_bits = np.uint64((1 << n_bits) - 1)
         keys &= ~code_bits
         for key, row in zip(keys, rows, strict=True):
             key |= codes_of(row).view(np.uint64)
         if self.leave_one_out:
-            keys[np.arange(len(rows)), rows] = np.iinfo(np.uint64).max
-        keys.sort(axis=1)
+            floats[np.arange(len(rows)), rows] = np.inf
+        floats.sort(axis=1)
         if self.ulps >= 0 and self.n_train > 1:
             gaps = np.subtract(keys[:, 1:], keys[:, :-1], out=gaps[: len(keys)])
             # two units for the bits that were cut off, one for the codes in their place
@@ -267,7 +269,9 @@ class PairwiseDistances(Distances):
         distances += 0.0  # -0.0 has the bit pattern of a negative number
         if self.leave_one_out:
             distances[np.arange(len(rows)), rows] = np.inf
-        return Block(distances.copy(), lambda r, columns: distances[r, columns], distances)
+        # with other last bits infinity would be no number; only a row itself is infinitely far
+        approximate = np.minimum(distances, np.finfo(np.float64).max / 2)
+        return Block(approximate, lambda r, columns: distances[r, columns], distances)
 
     def _measure(self, reference: Matrix) -> NDArray[np.float64]:
         if self.metric == "precomputed":

@@ -122,6 +122,24 @@ def test_distances_whose_squares_overflow_are_measured_one_by_one():
     assert (order_found(distances, np.arange(N_ROWS)) == np.arange(N_TRAIN)).all(), "all infinite"
 
 
+@pytest.mark.parametrize("n_train", [2, 3, 7, 200])
+@pytest.mark.parametrize("leave_one_out", [True, False])
+def test_distances_at_the_ends_of_the_range_of_floats(n_train, leave_one_out):
+    largest = np.finfo(np.float64).max
+    ends = [0.0, 5e-324, 1e-310, 1.0, largest / 2, np.nextafter(largest, 0), largest, np.inf]
+    given = np.random.default_rng(0).choice(ends, size=(n_train, n_train))
+    distances = PairwiseDistances(given, None if leave_one_out else given, "precomputed")
+    found = order_found(distances, np.arange(n_train))
+    if leave_one_out:
+        np.fill_diagonal(given, np.inf)
+        others = order_wanted(given)
+        is_other = others != np.arange(n_train)[:, np.newaxis]
+        wanted = others[is_other].reshape(n_train, n_train - 1)
+    else:
+        wanted = order_wanted(given)
+    np.testing.assert_array_equal(found, wanted)
+
+
 @pytest.mark.parametrize(
     ("metric", "p", "params", "cdist_arguments"),
     [
