@@ -38,14 +38,14 @@ def split_budget(
     utilities: Sequence[Utility],
     target: Semivalue,
 ) -> list[int]:
-    """Give each game its part of the budget, and see that it suffices for a draw.
+    """Give each game its part of the budget, and see that it suffices for an unbiased estimate.
 
     Game f of K gets total // K, the first total % K one more. An enumeration gets what it needs.
 
     Raises
     ------
     ValueError
-        If a game cannot be given one draw; says which budget would do.
+        If a game's part is too small for that; says which budget would do.
     """
     n_games = len(utilities)
     if isinstance(scheme, Exact):
@@ -55,7 +55,7 @@ def split_budget(
         enough = sum(needed)
     else:
         needed = [
-            2 + (scheme.cost_per_draw(utility.n_players) if utility.n_players > 1 else 0)
+            2 + (scheme.least_evals(utility.n_players, target) if utility.n_players > 1 else 0)
             for utility in utilities
         ]
         if _suffices(total, needed):

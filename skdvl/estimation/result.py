@@ -140,13 +140,14 @@ class ValuationResult:
         Raises
         ------
         ValueError
-            If the sizes that were drawn tell too little about it, with the efficiency, or so few
-            draws tell of each player that standard errors would be false.
+            If the sizes that were drawn tell too little about it, with the efficiency: below 0.01,
+            or below 0.1 while fewer than ten draws tell of each player.
 
         Warns
         -----
         UserWarning
-            If they tell little about it: an efficiency below 0.1.
+            If they tell little about it: an efficiency below 0.1, or fewer than ten draws that
+            tell of each player, so that standard errors may be far off.
 
         Examples
         --------
@@ -168,10 +169,19 @@ def revalued(
     """See `ValuationResult.revalue`; ``stacklevel`` is where a warning points."""
     target = check_semivalue(semivalue)
     warning = check_pair(result.games, result.scheme, target)
-    if warning is not None:
-        _check_telling_draws(result.games, result.scheme, target)
-        warnings.warn(warning, UserWarning, stacklevel=stacklevel)
+    caveat = None
+    if target != result.semivalue:  # of which the run itself tells
+        caveat = _few_telling_draws(result.games, result.scheme, target)
+    if warning is not None and caveat is not None:
+        raise ValueError(
+            f"{caveat} {warning} Estimate this semivalue by a method that draws its own sizes, "
+            "such as 'stratified', or 'exact' for leave-one-out."
+        )
+    if warning is not None or caveat is not None:
+        warnings.warn(warning or f"{caveat}", UserWarning, stacklevel=stacklevel)
     estimate = estimate_all(result.games, result.scheme, target, len(result.values))
+    if caveat is not None and not estimate.is_exact:
+        estimate = replace(estimate, interval_caveat=caveat)
     # if a rule was met, it was for another semivalue
     return replace(result, estimate=estimate, converged=estimate.is_exact, semivalue=target)
 
@@ -185,8 +195,7 @@ def check_pair(
     """
     warning = None
     for game in games:
-        drawn = game.log.entries or game.longest_log.entries
-        chunks: Sequence[Chunk] = [entry.chunk for entry in drawn]
+        chunks: Sequence[Chunk] = game.log.evaluated_chunks or game.longest_log.evaluated_chunks
         chunks = chunks or scheme.plan(game.game, target, game.log)
         if chunks:
             efficiency = scheme.efficiency(game.game.n_players, target, chunks)
@@ -194,21 +203,20 @@ def check_pair(
     return warning
 
 
-def _check_telling_draws(
+def _few_telling_draws(
     games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue
-) -> None:
-    """Refuse a semivalue for which so few of the draws count that errors would be false."""
+) -> str | None:
+    """Say of a semivalue for which so few of the draws count that errors may be false."""
     for game in games:
-        chunks = [replace(entry.chunk, n_draws=entry.n_done) for entry in game.log.entries]
+        chunks = game.log.evaluated_chunks
         n_telling = scheme.telling_draws(game.game.n_players, target, chunks)
         if n_telling < _FEWEST_TELLING:
-            efficiency = scheme.efficiency(game.game.n_players, target, chunks)
-            raise ValueError(
+            return (
                 f"method={scheme.name!r} has drawn too little that tells about {target!r}: "
                 f"{n_telling:.2g} draws for each player, of the {_FEWEST_TELLING} that a standard "
-                f"error takes (efficiency {efficiency:.2g}). Estimate this semivalue by a method "
-                "that draws its own sizes, such as 'stratified', or 'exact' for leave-one-out."
+                "error takes."
             )
+    return None
 
 
 def value_frame(

@@ -23,6 +23,7 @@ __all__ = [
 ]
 
 _MIN_EVALS = 4  # per player, before a rule may trust what it sees
+_FEWEST_EVALS = 100  # in all: of few players all draws may be alike
 
 Floats = NDArray[np.float64]
 
@@ -165,7 +166,8 @@ def _in_brackets(rule: StoppingRule) -> str:
 class _PrecisionRule(StoppingRule):
     """Base of the rules that are met when two rounds running are precise enough.
 
-    Not before four evaluations per player: what is known earlier may look precise by accident.
+    Not before four evaluations per player and a hundred in all: what is known earlier may look
+    precise by accident.
     """
 
     @abstractmethod
@@ -178,7 +180,7 @@ class _PrecisionRule(StoppingRule):
 
     def is_met(self, rounds: Sequence[Snapshot]) -> bool:
         """See `StoppingRule.is_met`."""
-        if len(rounds) < 2 or rounds[-1].n_evals < _MIN_EVALS * rounds[-1].n_players:
+        if len(rounds) < 2 or rounds[-1].n_evals < _fewest_evals(rounds[-1]):
             return False
         return all(self._is_precise(snapshot) for snapshot in rounds[-2:])
 
@@ -187,16 +189,20 @@ class _PrecisionRule(StoppingRule):
         if not rounds:
             return 0.0
         share = self._share(rounds[-1])
-        fewest = rounds[-1].n_evals / (_MIN_EVALS * rounds[-1].n_players)
+        fewest = rounds[-1].n_evals / _fewest_evals(rounds[-1])
         return 0.0 if math.isnan(share) else max(0.0, min(share, fewest, 1.0))
+
+
+def _fewest_evals(snapshot: Snapshot) -> int:
+    return max(_MIN_EVALS * snapshot.n_players, _FEWEST_EVALS)
 
 
 @dataclass(frozen=True)
 class StandardErrorBelow(_PrecisionRule):
     """Stop when the largest standard error is at most ``tol`` in two rounds running.
 
-    Not before four evaluations per player. A standard error can be 0 by accident early on, so
-    each counts as at least half of their root mean square.
+    Not before four evaluations per player and a hundred in all. A standard error can be 0 by
+    accident early on, so each counts as at least half of their root mean square.
 
     Parameters
     ----------

@@ -154,6 +154,10 @@ class SamplingScheme(ABC):
         """Return the most evaluations that one draw can take."""
         return 1
 
+    def least_evals(self, n_players: int, target: Semivalue) -> int:
+        """Return from how many evaluations on a game's values are unbiased, without ∅ and N."""
+        return self.cost_per_draw(n_players)
+
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return how far the drawn sizes suit a semivalue.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -10,11 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.sampling.base import Game, SamplingScheme
-from skdvl.sampling.log import EvaluationLog
+from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
 from skdvl.sampling.size_curve import fit_size_curves, smooth_curves
 
-__all__ = ["N_BLOCKS", "DrawTable", "block_lengths", "enumerated_sizes"]
+__all__ = ["N_BLOCKS", "DrawTable", "block_lengths", "enumerated_sizes", "sizes_enumerated_by"]
 
 N_BLOCKS = 8
 _MAX_STRATA = 64
@@ -240,22 +241,28 @@ def block_lengths(n_draws: int) -> NDArray[np.intp]:
 def enumerated_sizes(log: EvaluationLog, planned: bool = False) -> NDArray[np.bool_]:
     """Return of which sizes all coalitions are evaluated, or planned, by enumeration.
 
-    A round enumerates size by size: where the budget ends within one, those before are known.
-
     Returns
     -------
     ndarray of bool, shape (n_players + 1,)
     """
-    sizes = np.zeros(log.n_players + 1, dtype=bool)
-    for entries in log.rounds:
-        enumeration = [entry for entry in entries if entry.chunk.half < 0]
-        if not enumeration:
-            continue
-        law = enumeration[0].chunk.law
-        assert law is not None
-        due = np.flatnonzero(law)
-        if not planned:
-            ends = np.cumsum([math.comb(log.n_players, k) for k in due.tolist()])
-            due = due[ends <= sum(entry.n_done for entry in enumeration)]
-        sizes[due] = True
+    entries = [e for entries in log.rounds for e in entries if e.chunk.half < 0]
+    chunks = [e.chunk if planned else replace(e.chunk, n_draws=e.n_done) for e in entries]
+    return sizes_enumerated_by(log.n_players, chunks)
+
+
+def sizes_enumerated_by(n_players: int, chunks: Iterable[Chunk]) -> NDArray[np.bool_]:
+    """Return of which sizes chunks hold all coalitions.
+
+    An enumeration goes size by size: where the budget ends within one, those before are known.
+    """
+    n_done: dict[bytes, int] = {}
+    for chunk in chunks:
+        if chunk.half < 0 and chunk.law is not None:
+            law = (chunk.law > 0).tobytes()
+            n_done[law] = n_done.get(law, 0) + chunk.n_draws
+    sizes = np.zeros(n_players + 1, dtype=bool)
+    for law, n in n_done.items():
+        due = np.flatnonzero(np.frombuffer(law, dtype=bool))
+        ends = np.cumsum([math.comb(n_players, k) for k in due.tolist()])
+        sizes[due[ends <= n]] = True
     return sizes

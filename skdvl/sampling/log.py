@@ -252,6 +252,14 @@ class EvaluationLog:
         return [entry for entries in self.rounds for entry in entries if entry.n_done]
 
     @property
+    def evaluated_chunks(self) -> list[Chunk]:
+        """Chunks as far as they were evaluated."""
+        return [
+            entry.chunk if entry.is_complete else replace(entry.chunk, n_draws=entry.n_done)
+            for entry in self.entries
+        ]
+
+    @property
     def n_chunks(self) -> int:
         """Number of planned chunks."""
         return sum(len(entries) for entries in self.rounds)

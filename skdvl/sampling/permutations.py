@@ -109,8 +109,12 @@ class Permutation(OrderScheme, name="permutation"):
     mix: bool = True
 
     def estimate(self, game: Game, target: Semivalue, log: EvaluationLog) -> Estimate:
-        """Average what the orders say; errors from the spread over orders."""
-        if not self.mix or game.n_players < 2 or not log.n_draws:
+        """Average what the orders say; errors from the spread over orders.
+
+        The two orders of two players tell the same by either reading. Centred on each other,
+        their mean would hang on how often each came, which their spread does not show.
+        """
+        if not self.mix or game.n_players < 3 or not log.n_draws:
             return super().estimate(game, target, log)
         orders, utilities, halves = [], [], []
         for chunk, drawn, found in log.replay(self):

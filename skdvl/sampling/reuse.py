@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from scipy import sparse
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
-from skdvl.sampling.draw_table import DrawTable
+from skdvl.sampling.draw_table import DrawTable, sizes_enumerated_by
 from skdvl.sampling.enumeration import enumerated_sums
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
@@ -238,9 +238,6 @@ def _weights_and_law(
     share = np.arange(n_players + 1) / n_players
     s = a * np.sqrt(share * (1 - share))
     s[s <= _NEGLIGIBLE * s.sum()] = 0.0
-    for chunk in chunks:
-        if chunk.half < 0 and chunk.law is not None:
-            s[chunk.law > 0] = 0.0
-    if not s.any():
-        return s, s
-    return s, mean_law([chunk for chunk in chunks if chunk.half >= 0])
+    s[sizes_enumerated_by(n_players, chunks)] = 0.0
+    drawn = [chunk for chunk in chunks if chunk.half >= 0]
+    return s, mean_law(drawn) if drawn else np.zeros_like(s)

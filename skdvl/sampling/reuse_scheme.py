@@ -78,6 +78,23 @@ class AdaptiveScheme(ReuseScheme):
         """Return the law before utilities are known."""
         return prior_law(n_players, target, self.law)
 
+    def least_evals(self, n_players: int, target: Semivalue) -> int:
+        """Return the length of the first round's enumeration, and one draw of the other sizes.
+
+        Of a size whose enumeration is cut short nothing is known, unless it was drawn before.
+        """
+        law = self.law_of_sizes(n_players, target)
+        due = self._due_sizes(law, 0, _FIRST_ROUND * n_players, np.zeros(n_players + 1, dtype=bool))
+        n_due = sum(math.comb(n_players, k) for k in np.flatnonzero(due).tolist())
+        return n_due + self.rows_per_draw * int((law[~due] > 0).any())
+
+    def _due_sizes(
+        self, law: Law, n_before: int, n_draws: int, done: NDArray[np.bool_]
+    ) -> NDArray[np.bool_]:
+        if self.rows_per_draw > 1:  # half of all pairs would not be of the sizes that are due
+            return np.zeros_like(done)
+        return sizes_to_enumerate(law, n_before, n_draws, done)
+
     def plan(self, game: Game, target: Semivalue, log: EvaluationLog) -> Sequence[Chunk]:
         """Plan the next round; sizes of which few coalitions are left undrawn are enumerated."""
         if game.n_players < 2:
@@ -85,9 +102,7 @@ class AdaptiveScheme(ReuseScheme):
         n_draws = next_draws(self, log)
         law = self.law_of_sizes(game.n_players, target)
         done = enumerated_sizes(log, planned=True)
-        due = np.zeros_like(done)
-        if self.rows_per_draw == 1:  # half of all pairs would not be of the sizes that are due
-            due = sizes_to_enumerate(law, log.n_draws, n_draws, done)
+        due = self._due_sizes(law, log.n_draws, n_draws, done)
         chunks = enumerate_sizes(game, log, due)
         halves = (0, 1)
         laws = (law, law)

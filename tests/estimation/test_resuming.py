@@ -256,7 +256,7 @@ def test_every_game_method_semivalue_and_seed_has_a_file_of_its_own(noisy_game, 
     ]
     names = []
     for change in changes:
-        options = {"utility": noisy_game(10), "method": "stratified", "max_evals": 60}
+        options = {"utility": noisy_game(10), "method": "stratified", "max_evals": 200}
         options |= {"random_state": 0, "checkpoint": tmp_path} | change
         estimate_values(options.pop("utility"), **options)
         names.append({path.name for path in tmp_path.glob("*.skdvl")})

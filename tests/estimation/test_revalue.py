@@ -33,6 +33,7 @@ def revalued(result, target):
     """Return what a result says of a semivalue, or the message with which it refuses."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*draws coalition sizes that tell little")
+        warnings.filterwarnings("ignore", message=".*has drawn too little that tells")
         try:
             return result.revalue(target)
         except ValueError as error:
@@ -178,6 +179,42 @@ def test_errors_that_too_few_draws_tell_of_are_refused(noisy_game):
         result.revalue("loo")
 
 
+@pytest.mark.parametrize(
+    ("n_players", "target", "max_evals"),
+    [
+        (14, DeltaShapley(0, 1), 58),
+        (40, DeltaShapley(0, 2), 162),
+        (12, BetaShapley(1, 16), 60),
+    ],
+    ids=str,
+)
+def test_errors_of_few_telling_draws_come_with_a_warning(noisy_game, n_players, target, max_evals):
+    """The sizes are drawn often enough, but of most players no draw tells much."""
+    result = estimate_values(
+        noisy_game(n_players), method="stratified", max_evals=max_evals, random_state=0
+    )
+    with pytest.warns(UserWarning, match=r"draws for each player, of the 10") as caught:
+        other = result.revalue(target)
+    assert caught[0].filename == __file__
+    with pytest.warns(UserWarning, match=r"may not cover 95%: .* draws for each player"):
+        other.confidence_interval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result.revalue("shapley").confidence_interval()
+
+
+@pytest.mark.parametrize("semivalue", [LOO(), DeltaShapley(0, 0)], ids=str)
+@pytest.mark.parametrize("method", ["stratified", "regression"])
+def test_enumerated_sizes_alone_tell_of_nothing_else(noisy_game, method, semivalue):
+    game = noisy_game(12)
+    result = estimate_values(game, semivalue=semivalue, method=method, random_state=0)
+    with pytest.raises(ValueError, match="efficiency 0, so it needs infinitely many"):
+        result.revalue("shapley")
+    again = result.revalue(semivalue)
+    assert again.converged
+    assert_allclose(again.values, exact_values(game, semivalue), atol=1e-12)
+
+
 def test_valuators_revalue_with_standard_errors():
     valuator = ShapleyValuator(GaussianNB(), method="stratified", max_evals=3000, random_state=0)
     frame = valuator.fit(X, Y).revalue(BetaShapley(4, 1))
@@ -202,7 +239,7 @@ def test_warnings_and_refusals_of_valuators_point_at_the_caller():
 
 
 def test_a_run_that_a_rule_ended_is_revalued(noisy_game):
-    result = estimate_values(noisy_game(12), method="permutation", tol=0.3, random_state=0)
+    result = estimate_values(noisy_game(12), method="permutation", tol=0.1, random_state=0)
     again = result.revalue(BetaShapley(4, 1))
     assert result.converged
     assert not again.converged

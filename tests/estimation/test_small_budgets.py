@@ -12,7 +12,7 @@ from sklearn.naive_bayes import GaussianNB
 from skdvl import ShapleyValuator, estimate_values
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
-from skdvl.semivalues import Shapley
+from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import exact_values
 
 METHODS = sorted(find_schemes())
@@ -83,17 +83,52 @@ def test_sizes_that_are_all_enumerated_leave_no_error(noisy_game):
     assert (result.standard_errors == 0).all()
 
 
-def test_sizes_enumerated_before_the_budget_ends_are_known():
-    alone = np.array([0.1, 0.4, 0.9])
+@pytest.mark.parametrize("method", ["stratified", "regression"])
+@pytest.mark.parametrize(
+    ("n_players", "target", "least"),
+    [
+        (2, Shapley(), 4),
+        (3, Shapley(), 8),
+        (3, Banzhaf(), 8),
+        (12, LOO(), 14),
+        (5, BetaShapley(16, 1), 8),  # those of one player, and a draw
+        (10, BetaShapley(16, 1), 13),
+        (12, DeltaShapley(0, 1), 15),
+    ],
+    ids=str,
+)
+def test_a_first_enumeration_is_not_cut_short(noisy_game, method, n_players, target, least):
+    """From the least budget on, the mean of many runs is the value."""
+    game = noisy_game(n_players)
+    for max_evals in (2, n_players, least - 1):
+        with pytest.raises(ValueError, match=rf"method='{method}' needs .*max_evals={least},"):
+            estimate_values(game, semivalue=target, method=method, max_evals=max_evals)
+    exact = exact_values(game, target)
+    for max_evals in (least, least + 3):
+        options = {"semivalue": target, "method": method, "max_evals": max_evals}
+        first = estimate_values(game, random_state=0, **options)
+        if first.estimate.is_exact:
+            assert_allclose(first.values, exact, atol=1e-12)
+            continue
+        runs = [estimate_values(game, random_state=seed, **options) for seed in range(400)]
+        errors = np.array([result.values for result in runs]) - exact
+        spread = errors.std(axis=0, ddof=1)
+        assert (spread > 0).all()
+        z = errors.mean(axis=0) / (spread / 20)
+        assert np.abs(z).max() < 4.5  # at most 12 numbers, odds of 1e-4
 
-    def utility(players):  # pairs add nothing to the values
-        return alone[players[0]] if len(players) == 1 else [0.2, None, 0.0, 2.0][len(players)]
 
-    options = {"n_players": 3, "method": "stratified", "random_state": 0}
-    result = estimate_values(utility, max_evals=6, **options)  # and one of three pairs
-    assert_allclose(result.values, estimate_values(utility, **options).values, atol=1e-12)
-    assert np.isnan(result.standard_errors).all()
-    assert not result.converged
+def test_an_enumeration_may_be_cut_short_where_its_size_was_drawn_before(noisy_game):
+    """Seven players of size 1 are enumerated in a later round; what was drawn serves meanwhile."""
+    game = noisy_game(7)
+    exact, errors, n_cut = exact_values(game), [], 0
+    for seed in range(400):
+        result = estimate_values(game, method="stratified", max_evals=19, random_state=seed)
+        n_cut += result.games[0].log.entries[-1].chunk.half == -1
+        errors.append(result.values - exact)
+    assert n_cut == 400
+    z = np.mean(errors, axis=0) / (np.std(errors, axis=0, ddof=1) / 20)
+    assert np.abs(z).max() < 4.5
 
 
 class Impatience:

@@ -17,6 +17,7 @@ from skdvl import RankStability, ShapleyValuator, StandardErrorBelow, TimeLimit,
 from skdvl.estimation import StoppingRule
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.sampling import Owen, Permutation
 from skdvl.semivalues import Shapley
 from skdvl.testing import AirportGame, exact_values
 from skdvl.utilities import Utility
@@ -244,9 +245,29 @@ def test_a_limit_beside_a_precision():
     assert len(out_of_time.games[0].log.rounds) == 1
     precise = run(StandardErrorBelow(1e9) | TimeLimit(3600))
     assert precise.converged
-    assert len(precise.games[0].log.rounds) == 2
+    assert len(precise.games[0].log.rounds) == 3  # of 40, 40 and 40 evaluations
     with pytest.warns(ConvergenceWarning, match=r"TimeLimit\(seconds=3600\)"):
         assert not run(StandardErrorBelow(1e-12) | TimeLimit(3600)).converged
+
+
+@pytest.mark.parametrize("n_players", [2, 3, 4, 5])
+@pytest.mark.parametrize(
+    "method",
+    ["permutation", Permutation(mix=False), "antithetic", "owen", Owen(antithetic=True)],
+    ids=str,
+)
+def test_draws_that_are_all_alike_are_not_believed(noisy_game, n_players, method):
+    """Of few players the first draws may all be the same, and their standard errors 0."""
+    game = noisy_game(n_players)
+    exact = exact_values(game)
+    for seed in range(25):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            result = estimate_values(
+                game, method=method, tol=1e-6, max_evals=250, random_state=seed
+            )
+        if result.converged:
+            assert_allclose(result.values, exact, atol=1e-5)
 
 
 # --- with warm starts and checkpoints ---------------------------------------------------------
@@ -303,7 +324,8 @@ def test_progress_is_a_share_of_the_evaluations_needed(snapshot):
     assert rule.progress([snapshot(error=1.0)]) == 0.25  # half the error takes four times as many
     assert rule.progress([snapshot(error=0.5)]) == 1
     assert rule.progress([snapshot(error=0.0)]) == 1
-    assert rule.progress([snapshot(20, error=0.0)]) == 0.5  # of four a player
+    assert rule.progress([snapshot(20, error=0.0)]) == 0.2  # of a hundred
+    assert rule.progress([snapshot(40, n_players=50, error=0.0)]) == 0.2  # of four a player
     assert rule.progress([snapshot(error=math.nan)]) == 0
     rng = np.random.default_rng(0)
     one, other = rng.normal(size=(2, 10))

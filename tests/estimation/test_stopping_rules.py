@@ -15,7 +15,7 @@ from skdvl import RankStability, ShapleyValuator, StandardErrorBelow, TimeLimit
 # --- when each rule is met --------------------------------------------------------------------
 
 
-def test_a_rule_of_precision_takes_two_rounds_and_four_evaluations_a_player(snapshot):
+def test_a_rule_of_precision_takes_two_rounds(snapshot):
     up, down = np.arange(10.0), -np.arange(10.0)
     alike, unlike = (up, up**3), (up, down)
     for rule, good, bad in (
@@ -23,12 +23,19 @@ def test_a_rule_of_precision_takes_two_rounds_and_four_evaluations_a_player(snap
         (RankStability(0.9), {"halves": alike}, {"halves": unlike}),
     ):
         assert not rule.is_met([])
-        assert not rule.is_met([snapshot(40, **good)])
-        assert not rule.is_met([snapshot(20, **good), snapshot(39, **good)])
-        assert rule.is_met([snapshot(20, **good), snapshot(40, **good)])
-        assert not rule.is_met([snapshot(90, **good), snapshot(99, **bad)])
-        assert not rule.is_met([snapshot(90, **bad), snapshot(99, **good)])
+        assert not rule.is_met([snapshot(100, **good)])
+        assert not rule.is_met([snapshot(20, **good), snapshot(99, **good)])
+        assert rule.is_met([snapshot(20, **good), snapshot(100, **good)])
+        assert not rule.is_met([snapshot(100, **good), snapshot(199, **bad)])
+        assert not rule.is_met([snapshot(100, **bad), snapshot(199, **good)])
         assert rule.is_met([snapshot(**bad), snapshot(**good), snapshot(**good)])
+
+
+def test_a_rule_of_precision_takes_four_evaluations_a_player_and_a_hundred(snapshot):
+    rule = StandardErrorBelow(1.0)
+    many = {"n_players": 30}
+    assert not rule.is_met([snapshot(100, **many), snapshot(119, **many)])
+    assert rule.is_met([snapshot(100, **many), snapshot(120, **many)])
 
 
 def test_ranks_are_compared_by_spearman(snapshot):

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from skdvl import estimate_values
-from skdvl.sampling import GroupTesting, MaximumSampleReuse, Regression, Stratified
-from skdvl.semivalues import DeltaShapley, Shapley
+from skdvl.sampling import GroupTesting, MaximumSampleReuse, Permutation, Regression, Stratified
+from skdvl.semivalues import BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import exact_values
 
 REUSE = [Stratified(), Regression(), Regression(paired=True), MaximumSampleReuse(), GroupTesting()]
@@ -22,11 +22,30 @@ def test_one_draw_shows_no_spread(noisy_game, table_game, play_scheme, scheme, n
 
 
 def test_one_draw_beside_an_enumeration_shows_no_spread():
-    """Of three players, those of size 1 are enumerated, and one of size 2 is drawn."""
+    """Of five players, those of size 1 are enumerated, and one other coalition is drawn."""
     found = estimate_values(
-        lambda players: float(np.sum(players) ** 2), n_players=3, method="stratified", max_evals=6
+        lambda players: float(np.sum(players) ** 2),
+        n_players=5,
+        semivalue=BetaShapley(16, 1),
+        method="stratified",
+        max_evals=8,
     )
+    assert [entry.chunk.half for entry in found.games[0].log.entries] == [-1, 0]
     assert np.isnan(found.standard_errors).all()
+
+
+@pytest.mark.parametrize("target", [Shapley(), BetaShapley(4, 1)], ids=str)
+@pytest.mark.parametrize("scheme", [Permutation(), Permutation(mix=False)], ids=str)
+def test_errors_of_two_and_three_players_are_true(table_games, play_scheme, scheme, target):
+    """The ratio's standard error is 5 % with 400 runs of two players, whose errors are equal."""
+    for n_players in (2, 3):
+        game = table_games(n_players)
+        exact = exact_values(game, target)
+        found = [play_scheme(scheme, game, target, seed, 100) for seed in range(400)]
+        errors = np.array([estimate.values for estimate in found]) - exact
+        claimed = np.array([estimate.standard_errors for estimate in found])
+        ratio = np.sqrt(np.mean(claimed**2) / np.mean(errors**2))
+        assert 0.8 < ratio < 1.25
 
 
 def test_what_is_enumerated_is_exact(table_game, play_scheme):
