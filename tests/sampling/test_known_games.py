@@ -86,19 +86,41 @@ def test_sampled_values_of_small_games(game, target, method):
         assert_within_errors(found, game.values(target))
 
 
-@pytest.mark.parametrize("method", UNBIASED)
-@pytest.mark.parametrize("game", LARGE, ids=name_of)
-def test_sampled_values_of_large_games(game, method):
+# What a player adds in these pairs is nearly always the same, and otherwise so rarely that too few of
+# the orders show it, or none: a Banzhaf value of 1.9e-6 is found to be 0, with an error of 0.
+UNSEEN = {
+    ("AirportGame", Banzhaf(), "antithetic"),
+    ("AirportGame", Banzhaf(), "owen"),
+    ("AirportGame", DeltaShapley(1, 3), "antithetic"),
+    ("SpanningTreeGame", DeltaShapley(1, 3), "permutation"),
+}
+
+
+def pairs_of_large_games():
+    """Yield all pairs; of those that "auto" never takes, CI runs the Shapley value."""
+    for game in LARGE:
+        for target in TARGETS:
+            for method in UNBIASED:
+                if target == LOO() or (type(game).__name__, target, method) in UNSEEN:
+                    continue
+                is_short = target == Shapley() or method in ("stratified", "regression")
+                marks = () if is_short else pytest.mark.full
+                name = f"{name_of(game)}-{target}-{method}"
+                yield pytest.param(game, target, method, marks=marks, id=name)
+
+
+@pytest.mark.parametrize(("game", "target", "method"), pairs_of_large_games())
+def test_sampled_values_of_large_games(game, target, method):
     # marginal contributions of these games are so skewed that errors need a thousand orders
     n_evals = 20_000 if method in ("stratified", "regression") else 200_000
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        found = estimate_or_refuse(game, method=method, max_evals=n_evals)
+        found = estimate_or_refuse(game, semivalue=target, method=method, max_evals=n_evals)
     if found is None:
         assert method in FIXED_LAWS
         return
-    assert_within_errors(found, game.values("shapley"))
-    if method != "owen":  # all others add up draw by draw
+    assert_within_errors(found, game.values(target))
+    if target == Shapley() and method != "owen":  # all others add up draw by draw
         assert found.values.sum() == pytest.approx(
             game.values("shapley").sum(), rel=1e-10, abs=1e-9
         )
