@@ -86,8 +86,8 @@ def test_sampled_values_of_small_games(game, target, method):
         assert_within_errors(found, game.values(target))
 
 
-# What a player adds in these pairs is nearly always the same, and else so rarely that too few of the
-# orders show it, or none: a Banzhaf value of 1.9e-6 is found to be 0, with an error of 0.
+# What a player adds in these pairs is nearly always the same, and else so rarely that too few of
+# the orders show it, or none: a Banzhaf value of 1.9e-6 is found to be 0, with an error of 0.
 UNSEEN = {
     ("AirportGame", Banzhaf(), "antithetic"),
     ("AirportGame", Banzhaf(), "owen"),
@@ -109,7 +109,7 @@ def pairs_of_large_games():
                 yield pytest.param(game, target, method, marks=marks, id=name)
 
 
-@pytest.mark.parametrize(("game", "target", "method"), list(pairs_of_large_games())
+@pytest.mark.parametrize(("game", "target", "method"), list(pairs_of_large_games()))
 def test_sampled_values_of_large_games(game, target, method):
     # marginal contributions of these games are so skewed that errors need a thousand orders
     n_evals = 20_000 if method in ("stratified", "regression") else 200_000
