@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from dataclasses import replace
 from functools import cache
 from typing import Any
 
-from sklearn.base import clone
 from sklearn.pipeline import Pipeline
-from sklearn.utils import get_tags
 
 from skdvl.utilities import incremental
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import IncrementalUtility, registered_engines
 from skdvl.utilities.refit import RefitUtility
+from skdvl.utilities.stateless_steps import split_stateless_steps
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
 
 __all__ = ["find_engines", "followed_scoring", "has_own_score", "make_utility"]
@@ -69,33 +67,6 @@ def followed_scoring(estimator: Any) -> Any:
     return scoring if isinstance(scoring, str) or callable(scoring) else None
 
 
-def split_stateless_steps(estimator: Any, fold: Fold) -> tuple[Any, Fold, str | None]:
-    """Take a pipeline's fixed transformations out of the game, if all but its last step are such.
-
-    A step that learns nothing from the rows it is fitted on, because it is stateless or frozen,
-    transforms training and validation rows once; the last step then plays on the result.
-
-    Returns
-    -------
-    estimator : estimator object
-    fold : Fold
-    reason : str or None
-        Why a pipeline stays whole.
-    """
-    if not isinstance(estimator, Pipeline) or estimator.steps[-1][1] in (None, "passthrough"):
-        return estimator, fold, None
-    steps = [step for _, step in estimator.steps[:-1] if step not in (None, "passthrough")]
-    for step in steps:
-        frozen = type(step).__name__ == "FrozenEstimator"
-        if not frozen and get_tags(step).requires_fit:
-            return estimator, fold, f"{type(step).__name__} learns from the rows of a coalition"
-    X, X_val = fold.X, fold.X_val
-    for step in steps:
-        fixed = clone(step).fit(X, fold.y)
-        X, X_val = fixed.transform(X), fixed.transform(X_val)
-    return estimator.steps[-1][1], replace(fold, X=X, X_val=X_val), None
-
-
 def make_utility(
     estimator: Any,
     fold: Fold,
@@ -128,6 +99,7 @@ def make_utility(
                 continue
             reason = candidate.why_not(last, transformed, judge)
             if reason is None:
+                judge = judge.of_transformed(transformed)
                 return candidate(last, transformed, judge, fallback), []
             reasons.append(f"{candidate.engine}: {reason}")
         if not reasons:

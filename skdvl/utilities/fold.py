@@ -99,6 +99,10 @@ class Judge:
             None if own_score else find_metric(scorer, fold.y_val, fold.classes)
         )
 
+    def of_transformed(self, fold: Fold) -> Judge:
+        """Return the same judge for models that predict from transformed rows."""
+        return Judge(fold, self.scorer, self.own_score)
+
     @property
     def is_r2(self) -> bool:
         """Whether the score is made of R², which needs two validation rows."""

@@ -7,6 +7,7 @@ from sklearn.datasets import load_digits, load_iris
 from sklearn.naive_bayes import BernoulliNB, CategoricalNB, ComplementNB, GaussianNB, MultinomialNB
 from sklearn.neighbors import NearestCentroid
 
+from skdvl import ShapleyValuator
 from skdvl.metrics import resolve_scorer
 from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.dispatch import make_utility
@@ -224,3 +225,22 @@ def test_ranks_that_hang_on_rounding_are_noticed():
 def test_centres_are_common_values_and_stay_whole():
     columns = np.array([[0, 3, 0.1], [0, 4, 0.7], [0, 6, 0.3], [5, 0, 0.5]])
     assert_allclose(column_centres(columns), [0, 3, 0.4])
+
+
+@pytest.mark.parametrize("scoring", ["roc_auc_ovr", "roc_auc_ovo", "neg_log_loss"])
+def test_probabilities_that_underflow_rank_as_scikit_learns(scoring):
+    """Class "c" has one row, so that nearly all its probabilities are 0: ties of scikit-learn."""
+    rng = np.random.default_rng(0)
+    y = np.array(list("aaaaabbbbc"))
+    X, X_val = rng.normal(size=(10, 3)), rng.normal(size=(60, 3))
+    y_val = np.array(list("abc" * 20))
+    found, expected = (
+        ShapleyValuator(GaussianNB(), scoring=scoring, engine=engine, method="exact").fit(
+            X, y, X_val=X_val, y_val=y_val
+        )
+        for engine in ("auto", "refit")
+    )
+    assert found.engine_ == "Gaussian naive Bayes"
+    assert np.mean(GaussianNB().fit(X, y).predict_proba(X_val)[:, 2] == 0) > 0.9
+    assert found.score_ == pytest.approx(expected.score_, rel=1e-9)
+    assert_allclose(found.values_, expected.values_, atol=1e-12)

@@ -6,6 +6,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
+from skdvl import ShapleyValuator
 from skdvl.metrics import resolve_scorer
 from skdvl.utilities.base import prefix_coalitions
 from skdvl.utilities.dispatch import has_own_score, make_utility
@@ -165,3 +166,16 @@ def test_too_many_distances_are_declined():
     fold = Fold(0, X_many, np.zeros(5000), X_many, np.zeros(5000))
     judge = Judge(fold, None, own_score=False)
     assert "too many" in NeighborsUtility.why_not(KNeighborsRegressor(), fold, judge)
+
+
+def test_means_of_single_precision_targets_are_left_to_scikit_learn():
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 3)), (100 + rng.normal(size=30)).astype(np.float32)
+    found, expected = (
+        ShapleyValuator(KNeighborsRegressor(2), engine=engine, method="exact").fit(
+            X[:6], y[:6], X_val=X[6:], y_val=y[6:]
+        )
+        for engine in ("auto", "refit")
+    )
+    assert found.engine_ == "refit"
+    assert_array_equal(found.values_, expected.values_)

@@ -13,6 +13,8 @@ __all__ = ["best_class", "has_rounded_ranks", "predict_from_difference", "predic
 Floats = NDArray[np.float64]
 
 _ROUNDED = 1e-11
+_UNDERFLOW = -750.0  # the exponential of any lower number is 0
+_TINY = 1e-303  # more than probabilities of which scikit-learn may make 0, and the model does not
 
 
 def best_class(scores: Iterator[Floats], n_classes: int) -> NDArray[Any]:
@@ -51,8 +53,11 @@ def predict_from_scores(scores: Iterator[Floats], n_classes: int, response: str)
         return best_class(scores, n_classes)
     stacked = np.stack(list(scores))
     stacked -= stacked.max(axis=0)
-    np.maximum(stacked, -700, out=stacked, where=np.isfinite(stacked))  # numpy's exp slows down
+    # numpy's exp slows down beyond -700, and what it gives there has few digits or none
+    is_zero = stacked < _UNDERFLOW
+    np.maximum(stacked, -700, out=stacked)
     np.exp(stacked, out=stacked)
+    stacked[is_zero] = 0
     stacked /= stacked.sum(axis=0)
     return np.moveaxis(stacked, 0, 2)
 
@@ -87,7 +92,7 @@ def has_rounded_ranks(predictions: Floats) -> NDArray[np.bool_]:
     """Tell in which models two rows' probabilities or margins differ by no more than rounding.
 
     Their order, which ranking scorers see, is then one of rounding errors: so it is among true
-    ties, and among probabilities near 1.
+    ties, and among probabilities near 1. Zeros are no such ties, but what nearly is 0 may be one.
 
     Parameters
     ----------
@@ -100,5 +105,7 @@ def has_rounded_ranks(predictions: Floats) -> NDArray[np.bool_]:
         return np.asarray((np.diff(ranked, axis=1) <= least).any(axis=1))
     columns = predictions[:, :, 1:] if predictions.shape[2] == 2 else predictions
     ranked = np.sort(columns, axis=1)
-    rounded = np.diff(ranked, axis=1) <= _ROUNDED * ranked[:, 1:]
+    later = ranked[:, 1:]
+    rounded = (np.diff(ranked, axis=1) <= _ROUNDED * later) & (later > 0)
+    rounded |= (later > 0) & (later < _TINY)
     return np.asarray(rounded.any(axis=(1, 2)))

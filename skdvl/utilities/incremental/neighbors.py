@@ -107,6 +107,8 @@ class NeighborsUtility(IncrementalUtility):
             return reason
         if estimator.weights not in ("uniform", "distance"):
             return "weights are computed by a function"
+        if fold.classes is None and fold.y.dtype == np.float32:
+            return "means of float32 targets are rounded to float32"
         if estimator.metric == "precomputed":
             return "the metric is precomputed"
         if estimator.metric in ("seuclidean", "mahalanobis"):

@@ -68,7 +68,7 @@ def digits_of(number, n_classes, n_val):
 
 SCORINGS = {
     "two_classes": [None, "f1", "roc_auc", "neg_brier_score", "neg_log_loss"],
-    "three_words": [None, "balanced_accuracy", "neg_log_loss"],
+    "three_words": [None, "balanced_accuracy", "neg_log_loss", "roc_auc_ovr", "roc_auc_ovo"],
     "wide": [None, "roc_auc_ovr"],
     "counts": [None, "f1_macro", "neg_log_loss", "true_class_probability"],
     "categories": [None, "neg_log_loss"],
