@@ -19,6 +19,7 @@ from skdvl.testing import exact_values
 MAX_Z = 4.5
 N_REPETITIONS = 40_000
 N_FEW = 2_000  # where the long version is marked full
+LONG = [pytest.mark.full, pytest.mark.timeout(3600)]  # ten minutes of two cores
 
 # (players, scheme, semivalue, draws). Laws are adapted from 28 draws of seven players on, and from
 # 56 draws of fourteen. 39 and 260 draws of fourteen players are 3 and 20 of each size.
@@ -72,7 +73,7 @@ def claims_intervals(scheme, n_players, n_draws):
     [
         *((*case, N_REPETITIONS) for case in CASES),
         *((*case, N_FEW) for case in LONG_CASES),
-        *(pytest.param(*case, N_REPETITIONS, marks=pytest.mark.full) for case in LONG_CASES),
+        *(pytest.param(*case, N_REPETITIONS, marks=LONG) for case in LONG_CASES),
     ],
     ids=str,
 )
