@@ -109,6 +109,7 @@ class Row:
 
 LOSS = "neg_log_loss"
 KNN_BY_DISTANCE = KNeighborsClassifier(weights="distance")
+KNN_MEAN_BY_DISTANCE = KNeighborsRegressor(weights="distance")
 SCALED_LOGISTIC = make_pipeline(StandardScaler(), LogisticRegression())
 TREE = DecisionTreeClassifier(random_state=0)
 BALANCED_TREE = DecisionTreeClassifier(random_state=0, class_weight="balanced")
@@ -147,7 +148,8 @@ ROWS = [
         partial(digits, 1000, 500),
         n_orders=2,
     ),
-    Row("KNeighborsRegressor, diabetes", KNeighborsRegressor(), diabetes),
+    Row("KNeighborsRegressor, diabetes", KNeighborsRegressor(), diabetes, 300),
+    Row("KNeighborsRegressor distance, diabetes", KNN_MEAN_BY_DISTANCE, diabetes, 300),
     Row("LogisticRegression, scaled br. cancer", LogisticRegression(), scaled_cancer, 40),
     Row("LogisticRegression log loss, sc. br. c.", LogisticRegression(), scaled_cancer, 40, LOSS),
     Row("LogisticRegression, breast cancer", LogisticRegression(), breast_cancer, 40),

@@ -15,7 +15,7 @@ Both work on integers, so a coalition's neighbours do not depend on the batch it
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,7 +38,7 @@ from skdvl.utilities.quiet import quiet_warnings
 __all__ = ["NeighborsUtility"]
 
 _MAX_TABLE_BYTES = 200_000_000
-_BYTES_PER_PAIR = 16  # of `_Tables`, at most
+_BYTES_PER_PAIR = 24  # of `_Tables`, at most
 _NOT_METRICS = ("braycurtis", "dice", "kulsinski", "russellrao", "sokalsneath")
 _CELLS = 2**18  # numbers in a working array: a few megabytes
 _WORDS = 2**15  # machine words in a bit plane: they stay in the processor's second cache
@@ -55,11 +55,14 @@ class _Tables(NamedTuple):
         Rank of a training row, and in the ``code_bits`` lowest bits its class.
     closeness : ndarray of shape (n_val * n_rows,) or None
         1 / distance by validation row and rank, for ``weights="distance"``.
+    targets : ndarray of shape (n_val * n_rows,) or None
+        Targets of the training rows by validation row and rank, for regression.
     """
 
     by_rank: NDArray[Any]
     keys: NDArray[Any]
     closeness: NDArray[np.float64] | None
+    targets: NDArray[np.float64] | None
 
 
 class NeighborsUtility(IncrementalUtility):
@@ -143,7 +146,10 @@ class NeighborsUtility(IncrementalUtility):
             if closeness is not None:
                 with np.errstate(divide="ignore"):
                     closeness[here] = 1 / np.take_along_axis(distances, nearest, axis=1)
-        return _Tables(by_rank, keys, None if closeness is None else closeness.ravel())
+        targets = None
+        if self.fold.classes is None:
+            targets = np.asarray(self.fold.y, dtype=np.float64)[by_rank].ravel()
+        return _Tables(by_rank, keys, None if closeness is None else closeness.ravel(), targets)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -266,9 +272,11 @@ class NeighborsUtility(IncrementalUtility):
     def _respond(self, keys: NDArray[Any], response: str) -> NDArray[Any]:
         """Predict from the keys of neighbours, shape (n_models, n_neighbors, n_val)."""
         neighbours = [np.ascontiguousarray(keys[:, j]) for j in range(self.n_neighbors)]
-        weights = self._weights(neighbours)
-        if self.fold.classes is None:
-            return self._mean_target(neighbours, weights)
+        places, weights = self._places(neighbours), None
+        if self._tables.closeness is not None:
+            weights = self._weights(self._tables.closeness, places)
+        if self._tables.targets is not None:
+            return self._mean_target(self._tables.targets, places, weights)
         votes = self._votes(neighbours, weights)
         if response == "predict_proba":
             return np.stack(votes, axis=-1) / np.sum(votes, axis=0)[..., np.newaxis]
@@ -278,13 +286,19 @@ class NeighborsUtility(IncrementalUtility):
             best = np.maximum(best, vote)
         return code
 
-    def _weights(self, neighbours: list[NDArray[Any]]) -> list[NDArray[np.float64]] | None:
-        """Return 1 / distance; where a neighbour is at distance 0, it alone has a weight, 1."""
-        closeness = self._tables.closeness
-        if closeness is None:
-            return None
+    def _places(self, neighbours: list[NDArray[Any]]) -> list[NDArray[np.intp]]:
+        """Return where the tables by validation row and rank tell of the neighbours."""
+        if self._tables.closeness is None and self._tables.targets is None:
+            return []
         start = np.arange(len(self.X_val)) * len(self.X)
-        weights = [closeness.take((key >> self.code_bits) + start) for key in neighbours]
+        return [(key >> self.code_bits) + start for key in neighbours]
+
+    @staticmethod
+    def _weights(
+        closeness: NDArray[np.float64], places: list[NDArray[np.intp]]
+    ) -> list[NDArray[np.float64]]:
+        """Return 1 / distance; where a neighbour is at distance 0, it alone has a weight, 1."""
+        weights = [closeness.take(place) for place in places]
         at_zero = np.isinf(weights[0])  # the nearest is, if any is
         if at_zero.any():
             weights = [np.where(at_zero, np.isinf(weight), weight) for weight in weights]
@@ -311,16 +325,16 @@ class NeighborsUtility(IncrementalUtility):
         return votes
 
     def _mean_target(
-        self, neighbours: list[NDArray[Any]], weights: list[NDArray[np.float64]] | None
+        self,
+        targets: NDArray[np.float64],
+        places: list[NDArray[np.intp]],
+        weights: list[NDArray[np.float64]] | None,
     ) -> NDArray[np.float64]:
-        by_rank = self._tables.by_rank.ravel()
-        targets = np.asarray(self.fold.y, dtype=np.float64)
-        start = np.arange(len(self.X_val)) * len(self.X)
-        total = np.zeros(neighbours[0].shape)
-        for j, rank in enumerate(neighbours):
-            target = targets.take(by_rank.take(rank + start))
-            total += target if weights is None else target * weights[j]
-        return total / (self.n_neighbors if weights is None else np.sum(weights, axis=0))
+        total = np.zeros(places[0].shape)
+        for j, place in enumerate(places):
+            target = targets.take(place)
+            total += target if weights is None else np.multiply(target, weights[j], out=target)
+        return total / (self.n_neighbors if weights is None else reduce(np.add, weights))
 
 
 def _why_not_from_two_rows(estimator: Any, fold: Fold, n_neighbors: int) -> str | None:
