@@ -226,5 +226,12 @@ class RayBackend(OnExecutor):
                 self._executor = RayExecutor(n_jobs if n_jobs > 0 else None, **self._ray_options)
             return self._executor
 
+    def abort_everything(self, ensure_ready: bool = True) -> None:
+        """Cancel what has not started and end what runs, as joblib's own processes are ended."""
+        super().abort_everything(ensure_ready)
+        with self._opening:
+            if self._executor is not None:
+                self._executor.abort()
+
 
 register_parallel_backend("ray_executor", RayBackend)

@@ -1,5 +1,6 @@
 """The thread of a RayExecutor: starts calls, at most so many at once, and settles their futures."""
 
+import logging
 import queue
 import threading
 import time
@@ -30,6 +31,8 @@ _PATIENCE = 25.0
 # Calls handed to Ray beyond max_workers where the cluster's own resources let no more than
 # max_workers run: a round trip takes 2 ms, and the next call then waits beside its worker.
 _AHEAD = 2
+ABORT = object()  # the event that ends all calls, and not the executor
+_LOGGER = logging.getLogger("concurrent.futures")
 
 
 @dataclass(eq=False)
@@ -96,7 +99,7 @@ class State:
 
     lease: Lease
     max_workers: int
-    # calls to start, (call, outcome) of those that ended, None for a change of the flags below
+    # calls to start, (call, outcome) of those that ended, ABORT, None for a change of the flags
     events: queue.SimpleQueue = field(default_factory=queue.SimpleQueue)
     lock: threading.Lock = field(default_factory=threading.Lock)
     shut_down: bool = False
@@ -132,6 +135,8 @@ class Dispatcher:
                     # Ray may be shut down between any two lines
                     gone = not self._state.lease.is_alive()
                     self._break(_SHUT_DOWN if gone else f"{type(error).__name__}: {error}")
+                except BaseException:  # sys.exit() in somebody's callback is not to end this thread
+                    _LOGGER.exception("exception calling callback")
         finally:
             self._state.lease.release()
 
@@ -147,6 +152,9 @@ class Dispatcher:
         else:
             if event is None:
                 self._obey()
+            elif event is ABORT:
+                self._cancel_pending()
+                self._end_running()
             elif isinstance(event, Call):
                 self._pending.append(event)
             else:
@@ -163,7 +171,9 @@ class Dispatcher:
 
     def _limit(self, request: Request) -> int:
         limit = self._state.max_workers
-        cluster_is_the_limit = request.n_fit <= limit and not self._cluster_may_grow
+        # of calls that ask for nothing Ray runs any number at once
+        cluster_is_the_limit = request.amounts and request.n_fit <= limit
+        cluster_is_the_limit = cluster_is_the_limit and not self._cluster_may_grow
         if cluster_is_the_limit and all(call.request is request for call in self._running):
             limit += _AHEAD
         return limit
@@ -210,17 +220,23 @@ class Dispatcher:
     def _obey(self) -> None:
         """Act on a shutdown."""
         if self._state.cancel:
-            for call in self._pending:
-                call.future.cancel()
-                call.future.set_running_or_notify_cancel()
-            self._pending.clear()
+            self._cancel_pending()
         if self._state.kill:
-            ray = import_ray()
-            for call in self._running:
-                if self._state.lease.is_alive():
-                    ray.cancel(call.reference, force=True)
-                call.future.set_exception(CancelledError())
-            self._running.clear()
+            self._end_running()
+
+    def _cancel_pending(self) -> None:
+        for call in self._pending:
+            call.future.cancel()
+            call.future.set_running_or_notify_cancel()
+        self._pending.clear()
+
+    def _end_running(self) -> None:
+        ray = import_ray()
+        for call in self._running:
+            if self._state.lease.is_alive():
+                ray.cancel(call.reference, force=True)
+            call.future.set_exception(CancelledError())
+        self._running.clear()
 
     def _look_around(self) -> None:
         """Find out why calls may never end: Ray does not tell."""

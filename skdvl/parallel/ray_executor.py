@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from skdvl.parallel.pickling import Packed
 from skdvl.parallel.ray_calls import SharedObject, put
 from skdvl.parallel.ray_cluster import Lease
-from skdvl.parallel.ray_dispatch import Call, Dispatcher, Request, State
+from skdvl.parallel.ray_dispatch import ABORT, Call, Dispatcher, Request, State
 
 T = TypeVar("T")
 
@@ -174,6 +174,10 @@ class RayExecutor(Executor):
         self._state.kill = True
         self.shutdown(wait=False, cancel_futures=True)
         self._thread.join(_KILL_SECONDS)
+
+    def abort(self) -> None:
+        """Cancel what is pending and end what runs by force; the executor takes further calls."""
+        self._state.events.put(ABORT)
 
     def __exit__(self, exc_type: Any, exc_value: Any, traceback: Any) -> None:
         """Wait for all calls; after a KeyboardInterrupt or SystemExit end them at once."""

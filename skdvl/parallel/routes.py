@@ -43,6 +43,7 @@ class Route:
     streams: bool = True  # results come one by one, not all at the end of a call of joblib
     is_default: bool = False  # nobody chose the backend
     owned: Executor | None = None  # what was started for this fit alone
+    chosen: OnExecutor | None = None  # the user's backend, which knows whether its executor is ours
     releases: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
@@ -73,6 +74,8 @@ class Route:
     def close(self, *, by_force: bool) -> None:
         """Release the data and what was started; by force: without waiting for what runs."""
         self.releases.close()
+        if self.chosen is not None and by_force:
+            self.chosen.abort_everything()
         if self.owned is not None and by_force:
             executors.kill(self.owned)
         elif self.owned is not None:
@@ -102,7 +105,9 @@ def open_route(function: Callable, shared: Any, n_jobs: int | None) -> Route:
     if kind == "ray.util.joblib.ray_backend.RayBackend":
         return _through_own(_ray_like(backend, n_asked), n_asked, work)
     if isinstance(backend, OnExecutor):
-        return _through(backend.executor_for(n_asked), n_asked, work)
+        route = _through(backend.executor_for(n_asked), n_asked, work)
+        route.chosen = backend
+        return route
     n_workers = backend.effective_n_jobs(n_asked)
     if n_workers == 1:
         return _in_this_process(1, work)

@@ -4,6 +4,8 @@ import concurrent.futures
 import functools
 import os
 import signal
+import sys
+import time
 
 import joblib
 import numpy as np
@@ -119,3 +121,60 @@ def test_a_lost_worker(ray_cluster, tmp_path):
         assert executor.submit(abs, -1).result() == 1
     with RayExecutor(2, max_retries=0) as executor, pytest.raises(WorkerLostError):
         executor.submit(die_first, str(tmp_path / "second")).result()
+
+
+def when(seconds):
+    start = time.time()
+    time.sleep(seconds)
+    return start, time.time()
+
+
+@pytest.mark.parametrize("num_cpus", [0, 1])
+def test_max_workers_holds_for_calls_that_ask_for_nothing(ray_cluster, num_cpus):
+    with RayExecutor(2, num_cpus=num_cpus) as executor:
+        list(executor.map(abs, range(8)))  # workers are started
+        spans = list(executor.map(when, [0.3] * 8))
+    at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
+    assert max(at_once) == 2
+
+
+def test_an_exit_in_a_callback_ends_nothing(ray_cluster, caplog):
+    with RayExecutor(2) as executor:
+        future = executor.submit(time.sleep, 0.2)
+        future.add_done_callback(lambda future: sys.exit(1))
+        future.result(timeout=60)
+        assert executor.submit(abs, -2).result(timeout=60) == 2
+    assert "exception calling callback" in caplog.text
+
+
+def test_abort_ends_what_runs_and_not_the_executor(ray_cluster):
+    with RayExecutor(2) as executor:
+        futures = [executor.submit(time.sleep, 300) for _ in range(6)]
+        while not futures[1].running():
+            time.sleep(0.05)
+        executor.abort()
+        start = time.monotonic()
+        for future in futures:
+            with pytest.raises(concurrent.futures.CancelledError):
+                future.result(timeout=10)
+        assert list(executor.map(abs, [-1, -2], timeout=60)) == [1, 2]
+        assert time.monotonic() - start < 60
+
+
+def fail_or_sleep(seconds):
+    if seconds == 0:
+        time.sleep(0.5)
+        raise LookupError("no")
+    time.sleep(seconds)
+
+
+def test_a_backend_by_name_ends_what_runs_when_a_call_fails(ray_cluster):
+    """As joblib's own processes are ended: nothing is to run on after an exception."""
+    with joblib.parallel_config(backend="ray_executor", n_jobs=2, num_cpus=1) as config:
+        with pytest.raises(LookupError):
+            joblib.Parallel()(joblib.delayed(fail_or_sleep)(k) for k in (0, 300, 300))
+        start = time.monotonic()
+        assert joblib.Parallel()(joblib.delayed(abs)(-k) for k in range(4)) == [0, 1, 2, 3]
+        assert time.monotonic() - start < 60  # a worker that slept on would leave one of two
+        assert config["backend"]._executor is not None
+        config["backend"]._executor.shutdown()
