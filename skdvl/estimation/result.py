@@ -169,8 +169,9 @@ def revalued(
     """See `ValuationResult.revalue`; ``stacklevel`` is where a warning points."""
     target = check_semivalue(semivalue)
     warning = check_pair(result.games, result.scheme, target)
+    estimate = estimate_all(result.games, result.scheme, target, len(result.values))
     caveat = None
-    if target != result.semivalue:  # of which the run itself tells
+    if target != result.semivalue and not estimate.is_exact:
         caveat = _few_telling_draws(result.games, result.scheme, target)
     if warning is not None and caveat is not None:
         raise ValueError(
@@ -179,8 +180,7 @@ def revalued(
         )
     if warning is not None or caveat is not None:
         warnings.warn(warning or f"{caveat}", UserWarning, stacklevel=stacklevel)
-    estimate = estimate_all(result.games, result.scheme, target, len(result.values))
-    if caveat is not None and not estimate.is_exact:
+    if caveat is not None:
         estimate = replace(estimate, interval_caveat=caveat)
     # if a rule was met, it was for another semivalue
     return replace(result, estimate=estimate, converged=estimate.is_exact, semivalue=target)
