@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from joblib.externals.loky.backend import resource_tracker
 
 from skdvl.parallel.executors import DASK_ANSWER_SECONDS, DASK_IS_SILENT
 from skdvl.parallel.pickling import Packed, unpack
@@ -89,12 +90,17 @@ class CarriedHandle(Handle):
 
 
 class FileHandle(Handle):
-    """A block in a private file that the workers of this machine map into memory."""
+    """A block in a private file that the workers of this machine map into memory.
+
+    It may lie in memory itself. Should this process be killed, loky's tracker of resources, which
+    looks after joblib's files as well, deletes it.
+    """
 
     def __init__(self, shared: Any) -> None:
         packed = Packed(shared)
         self._token = uuid.uuid4().hex
         directory = tempfile.mkdtemp(prefix="skdvl-", dir=_directory_with_room(packed.n_bytes))
+        resource_tracker.register(directory, "folder")
         self._path = os.path.join(directory, "shared")
         try:
             packed.write(self._path)
@@ -113,7 +119,9 @@ class FileHandle(Handle):
 
     def close(self) -> None:
         """Delete the file; workers that have mapped it keep what they see."""
-        shutil.rmtree(os.path.dirname(self._path), ignore_errors=True)
+        directory = os.path.dirname(self._path)
+        shutil.rmtree(directory, ignore_errors=True)
+        resource_tracker.unregister(directory, "folder")
 
 
 class RayHandle(Handle):

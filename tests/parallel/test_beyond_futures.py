@@ -135,7 +135,7 @@ def test_max_workers_holds_for_calls_that_ask_for_nothing(ray_cluster, num_cpus)
         list(executor.map(abs, range(8)))  # workers are started
         spans = list(executor.map(when, [0.3] * 8))
     at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
-    assert max(at_once) == 2
+    assert max(at_once) <= 2
 
 
 def test_an_exit_in_a_callback_ends_nothing(ray_cluster, caplog):
