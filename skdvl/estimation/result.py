@@ -178,8 +178,8 @@ def revalued(
             f"{caveat} {warning} Estimate this semivalue by a method that draws its own sizes, "
             "such as 'stratified', or 'exact' for leave-one-out."
         )
-    if warning is not None or caveat is not None:
-        warnings.warn(warning or f"{caveat}", UserWarning, stacklevel=stacklevel)
+    if said := warning or caveat:
+        warnings.warn(said, UserWarning, stacklevel=stacklevel)
     if caveat is not None:
         estimate = replace(estimate, interval_caveat=caveat)
     # if a rule was met, it was for another semivalue

@@ -135,8 +135,6 @@ class Dispatcher:
                     # Ray may be shut down between any two lines
                     gone = not self._state.lease.is_alive()
                     self._break(_SHUT_DOWN if gone else f"{type(error).__name__}: {error}")
-                except BaseException:  # sys.exit() in somebody's callback is not to end this thread
-                    _LOGGER.exception("exception calling callback")
         finally:
             self._state.lease.release()
 
@@ -172,8 +170,8 @@ class Dispatcher:
     def _limit(self, request: Request) -> int:
         limit = self._state.max_workers
         # of calls that ask for nothing Ray runs any number at once
-        cluster_is_the_limit = request.amounts and request.n_fit <= limit
-        cluster_is_the_limit = cluster_is_the_limit and not self._cluster_may_grow
+        is_full = bool(request.amounts) and request.n_fit <= limit
+        cluster_is_the_limit = is_full and not self._cluster_may_grow
         if cluster_is_the_limit and all(call.request is request for call in self._running):
             limit += _AHEAD
         return limit
@@ -182,10 +180,10 @@ class Dispatcher:
         if not call.future.set_running_or_notify_cancel():
             return
         if self._state.broken is not None:
-            call.future.set_exception(BrokenExecutor(self._state.broken))
+            _resolve(call.future.set_exception, BrokenExecutor(self._state.broken))
             return
         if not self._state.lease.is_alive():  # Ray would silently start another cluster
-            call.future.set_exception(BrokenExecutor(_SHUT_DOWN))
+            _resolve(call.future.set_exception, BrokenExecutor(_SHUT_DOWN))
             return
         function, args, kwargs = call.what  # type: ignore[misc]  # None only once started
         call.what = None
@@ -193,7 +191,7 @@ class Dispatcher:
             payload, references = self._packer.pack(function, args, kwargs)
             call.reference = call.request.remote.remote(payload, *references)
         except Exception as error:  # what cannot be pickled
-            call.future.set_exception(error)
+            _resolve(call.future.set_exception, error)
             return
         self._running.add(call)
         call.reference.future().add_done_callback(partial(_enqueue, self._state.events, call))
@@ -205,17 +203,17 @@ class Dispatcher:
         call.reference = None
         error = outcome.exception()
         if error is not None:
-            call.future.set_exception(_translated(error, call.request))
+            _resolve(call.future.set_exception, _translated(error, call.request))
             return
         try:
             value, failure = cloudpickle.loads(outcome.result())
         except BaseException as error:  # the user's own __setstate__ may raise anything
-            call.future.set_exception(error)
+            _resolve(call.future.set_exception, error)
             return
         if failure is None:
-            call.future.set_result(value)
+            _resolve(call.future.set_result, value)
         else:
-            call.future.set_exception(failure.to_exception())
+            _resolve(call.future.set_exception, failure.to_exception())
 
     def _obey(self) -> None:
         """Act on a shutdown."""
@@ -225,18 +223,18 @@ class Dispatcher:
             self._end_running()
 
     def _cancel_pending(self) -> None:
-        for call in self._pending:
-            call.future.cancel()
+        while self._pending:
+            call = self._pending.popleft()
+            _resolve(call.future.cancel)
             call.future.set_running_or_notify_cancel()
-        self._pending.clear()
 
     def _end_running(self) -> None:
         ray = import_ray()
-        for call in self._running:
+        while self._running:
+            call = self._running.pop()
             if self._state.lease.is_alive():
                 ray.cancel(call.reference, force=True)
-            call.future.set_exception(CancelledError())
-        self._running.clear()
+            _resolve(call.future.set_exception, CancelledError())
 
     def _look_around(self) -> None:
         """Find out why calls may never end: Ray does not tell."""
@@ -269,15 +267,28 @@ class Dispatcher:
         for call in [call for call in self._running if call.request is request]:
             self._running.discard(call)
             import_ray().cancel(call.reference)
-            call.future.set_exception(WorkerLostError(message))
+            _resolve(call.future.set_exception, WorkerLostError(message))
 
     def _break(self, reason: str) -> None:
         with self._state.lock:
             self._state.broken = reason
-        for call in self._running:
-            call.future.set_exception(BrokenExecutor(reason))
-        self._running.clear()
+        while self._running:
+            _resolve(self._running.pop().future.set_exception, BrokenExecutor(reason))
         self._start()  # settles what is pending
+
+
+def _resolve(resolve: Callable, *args: Any) -> None:
+    """Resolve a future; what its callbacks raise is theirs.
+
+    The standard library logs their exceptions and lets the others pass: `sys.exit()` in one would
+    end the thread that serves all calls.
+    """
+    try:
+        resolve(*args)
+    except Exception:  # none of a callback's
+        raise
+    except BaseException:
+        _LOGGER.exception("exception calling callback")
 
 
 _SHUT_DOWN = "ray.shutdown() was called while a RayExecutor was using Ray"

@@ -17,7 +17,7 @@ from joblib.externals import loky
 from joblib.parallel import get_active_backend
 
 from skdvl.parallel import executors
-from skdvl.parallel.backend import OnExecutor
+from skdvl.parallel.backend import OnExecutor, RayBackend
 from skdvl.parallel.ray_cluster import ensure_ray
 from skdvl.parallel.ray_executor import RayExecutor
 from skdvl.parallel.sharing import (
@@ -43,7 +43,7 @@ class Route:
     streams: bool = True  # results come one by one, not all at the end of a call of joblib
     is_default: bool = False  # nobody chose the backend
     owned: Executor | None = None  # what was started for this fit alone
-    chosen: OnExecutor | None = None  # the user's backend, which knows whether its executor is ours
+    by_name: RayBackend | None = None  # the backend that owns the executor, if one does
     releases: ExitStack = field(default_factory=ExitStack)
 
     @cached_property
@@ -74,8 +74,8 @@ class Route:
     def close(self, *, by_force: bool) -> None:
         """Release the data and what was started; by force: without waiting for what runs."""
         self.releases.close()
-        if self.chosen is not None and by_force:
-            self.chosen.abort_everything()
+        if self.by_name is not None and by_force:
+            self.by_name.abort_everything()
         if self.owned is not None and by_force:
             executors.kill(self.owned)
         elif self.owned is not None:
@@ -106,7 +106,7 @@ def open_route(function: Callable, shared: Any, n_jobs: int | None) -> Route:
         return _through_own(_ray_like(backend, n_asked), n_asked, work)
     if isinstance(backend, OnExecutor):
         route = _through(backend.executor_for(n_asked), n_asked, work)
-        route.chosen = backend
+        route.by_name = backend if isinstance(backend, RayBackend) else None
         return route
     n_workers = backend.effective_n_jobs(n_asked)
     if n_workers == 1:

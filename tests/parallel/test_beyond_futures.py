@@ -123,27 +123,19 @@ def test_a_lost_worker(ray_cluster, tmp_path):
         executor.submit(die_first, str(tmp_path / "second")).result()
 
 
-def when(seconds):
-    start = time.time()
-    time.sleep(seconds)
-    return start, time.time()
-
-
-@pytest.mark.parametrize("num_cpus", [0, 1])
-def test_max_workers_holds_for_calls_that_ask_for_nothing(ray_cluster, num_cpus):
-    with RayExecutor(2, num_cpus=num_cpus) as executor:
-        list(executor.map(abs, range(8)))  # workers are started
-        spans = list(executor.map(when, [0.3] * 8))
-    at_once = [sum(start <= moment < end for start, end in spans) for moment, _ in spans]
-    assert max(at_once) <= 2
-
-
 def test_an_exit_in_a_callback_ends_nothing(ray_cluster, caplog):
     with RayExecutor(2) as executor:
         future = executor.submit(time.sleep, 0.2)
         future.add_done_callback(lambda future: sys.exit(1))
         future.result(timeout=60)
         assert executor.submit(abs, -2).result(timeout=60) == 2
+        futures = [executor.submit(time.sleep, 300) for _ in range(5)]
+        for future in futures:
+            future.add_done_callback(lambda future: sys.exit(1))
+        while not futures[1].running():
+            time.sleep(0.05)
+        executor.abort()
+        assert executor.submit(abs, -3).result(timeout=60) == 3
     assert "exception calling callback" in caplog.text
 
 

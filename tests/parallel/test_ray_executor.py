@@ -179,10 +179,11 @@ def span(seconds):
     return start, time.time()
 
 
-@pytest.mark.parametrize("max_workers", [1, 3])
-def test_max_workers_limits_what_runs_at_once(ray_cluster, max_workers):
+@pytest.mark.parametrize(("max_workers", "num_cpus"), [(1, 1), (3, 1), (2, 0)])
+def test_max_workers_limits_what_runs_at_once(ray_cluster, max_workers, num_cpus):
     """On a cluster with four processors; the clocks are those of one machine."""
-    with RayExecutor(max_workers) as executor:
+    with RayExecutor(max_workers, num_cpus=num_cpus) as executor:
+        list(executor.map(abs, range(8)))  # workers are started
         spans = list(executor.map(span, [0.2] * 9))
     for start, _ in spans:
         assert sum(first <= start < last for first, last in spans) <= max_workers
