@@ -14,7 +14,7 @@ Floats = NDArray[np.float64]
 
 _ROUNDED = 1e-11
 _UNDERFLOW = -750.0  # the exponential of any lower number is 0
-_TINY = 1e-303  # more than probabilities of which scikit-learn may make 0, and the model does not
+_TINY = 1e-303  # a lower probability may be 0 to scikit-learn, and another number than here
 
 
 def best_class(scores: Iterator[Floats], n_classes: int) -> NDArray[Any]:
