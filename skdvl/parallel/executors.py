@@ -56,12 +56,14 @@ def never_deduplicating(executor: Any) -> Any:
     return executor
 
 
-def trying_once(executor: Any) -> Any:
-    """Return an executor of the same workers that does not itself run a lost call again.
+def retrying(executor: Any, max_retries: int) -> Any:
+    """Return an executor of the same workers that runs a lost call again no more often than that.
 
-    Dask has no such choice for a single call.
+    Dask has no such choice for a single call; pools of processes never run one again.
     """
-    return executor.options(max_retries=0) if is_ray(executor) else executor
+    if not is_ray(executor):
+        return executor
+    return executor.options(max_retries=min(max_retries, executor.max_retries))
 
 
 def replacement(executor: Any) -> Executor | None:

@@ -236,7 +236,7 @@ def _joblib(route: Route, tasks: Iterator[tuple]) -> Generator[Any]:
     """Call joblib.Parallel, in waves where it gives results only at the end of a call."""
     options: dict[str, Any] = {"n_jobs": route.n_workers, "batch_size": 1}
     # A task in reserve for every two workers, none on Ray: if all die, what is under way dies piece
-    # by piece, and Ray tries each piece four times.
+    # by piece.
     options["pre_dispatch"] = "n_jobs" if route.is_ray else "1.5 * n_jobs"
     if route.backend is not None:
         options["backend"] = route.backend

@@ -56,8 +56,11 @@ class TaskBackend(ExecutorBackend):
             unsent: Future = Future()
             unsent.set_result([Unsent(task.numbers) for task in _tasks(function)])
             return unsent
-        if self.tries_once:
-            return executors.trying_once(self._executor).submit(function)
+        if executors.is_ray(self._executor):
+            # once more beside the others, as many tasks may be lost with a node; what dies again
+            # is under suspicion, and four rounds of starting workers would pass until that is known
+            n = 0 if self.tries_once else 1
+            return executors.retrying(self._executor, n).submit(function)
         return super()._send(function)
 
     def _watch(self, ended: threading.Event) -> None:
