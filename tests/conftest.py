@@ -42,11 +42,14 @@ def skip_missing_part():
 def pytest_collection_modifyitems(items):
     """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them.
 
-    With pytest-xdist they share one process, and one Ray, as do the others that watch a clock.
+    With pytest-xdist they share one process, and one Ray, as do the others that watch a clock. What
+    starts a cluster of its own is marked to run with those.
     """
     clusters = ("dask", "ray")
     items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in clusters])
     for item in items:
+        if item.get_closest_marker("xdist_group"):
+            continue
         if any(item.get_closest_marker(name) for name in clusters):
             item.add_marker(pytest.mark.xdist_group("clusters"))
         elif item.path.parent.name == "parallel":
@@ -149,7 +152,9 @@ def ray_cluster(skip_missing_part):
     except ImportError:
         skip_missing_part("Ray is not installed")
     node = {"num_cpus": 2, "object_store_memory": 150_000_000, "include_dashboard": False}
-    cluster = Cluster(initialize_head=True, head_node_args=node)
+    # a killed node is missed after 2 s, not 15; a slow one still has Ray's ten seconds to answer
+    checks = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
+    cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": checks})
     cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
     yield cluster

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CallableUtility", "Utility", "prefix_coalitions"]
+__all__ = ["CallableUtility", "Utility", "prefix_coalitions", "prefix_rows"]
 
 Coalitions = NDArray[np.bool_]
 Orders = NDArray[np.intp]
@@ -33,6 +33,16 @@ def prefix_coalitions(order: Orders, sizes: NDArray[np.intp]) -> Coalitions:
     position = np.empty(len(order), dtype=np.intp)
     position[order] = np.arange(len(order))
     return position[np.newaxis, :] < np.asarray(sizes)[:, np.newaxis]
+
+
+def prefix_rows(orders: Orders, sizes: NDArray[np.intp]) -> Callable[[list[int]], Coalitions]:
+    """Return what tells the rows of prefixes, by position in ``sizes`` (n_orders, n_sizes)."""
+
+    def rows_of(which: list[int]) -> Coalitions:
+        order, size = np.divmod(which, sizes.shape[1])
+        return np.asarray(np.argsort(orders, axis=1)[order] < sizes[order, size][:, np.newaxis])
+
+    return rows_of
 
 
 class Utility(ABC):

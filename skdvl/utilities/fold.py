@@ -151,24 +151,27 @@ class Judge:
             scores[j] = self._ask_scorer(view)
         return scores
 
-    def judge_constant(self, prediction: NDArray[np.float64] | float) -> float:
-        """Score a constant prediction: class probabilities, or a target.
-
-        Where the estimator has a score of its own, this is the accuracy or the R² that
-        scikit-learn's dummy estimators score themselves by.
-        """
-        n_val, classes = len(self.fold.y_val), self.fold.classes
-        metric = self.metric
+    def _metric_of_constants(self) -> Metric | None:
+        """Where the estimator has a score of its own, that of scikit-learn's dummy estimators."""
         if self.own_score:
-            metric = find_metric(None, self.fold.y_val, classes)
-        if classes is None:
-            targets = np.full(n_val, prediction, dtype=np.float64)
-            if metric is not None:
-                return float(metric(targets[np.newaxis])[0])
-            return self._ask_scorer(
-                PredictionView(self.kind, None, {"predict": _constant(targets)})
-            )
-        proba = np.tile(np.asarray(prediction, dtype=np.float64), (n_val, 1))
+            return find_metric(None, self.fold.y_val, self.fold.classes)
+        return self.metric
+
+    def judge_targets(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Score predictions of one target each for all validation rows, shape (n_models,)."""
+        predictions = np.repeat(targets[:, np.newaxis], len(self.fold.y_val), axis=1)
+        metric = self._metric_of_constants()
+        if metric is not None:
+            return metric(predictions)
+        views = [PredictionView(self.kind, None, {"predict": _constant(p)}) for p in predictions]
+        return np.array([self._ask_scorer(view) for view in views])
+
+    def judge_proba(self, prediction: NDArray[np.float64]) -> float:
+        """Score the same class probabilities for all validation rows, shape (n_classes,)."""
+        n_val, classes = len(self.fold.y_val), self.fold.classes
+        assert classes is not None
+        metric = self._metric_of_constants()
+        proba = np.tile(prediction, (n_val, 1))
         code = int(np.argmax(prediction))
         if metric is not None:
             if "predict" in metric.responses:

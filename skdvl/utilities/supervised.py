@@ -7,6 +7,7 @@ empty coalition, for groups and for coalitions on which the model fails live her
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 from functools import cached_property
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import sklearn
 from numpy.typing import ArrayLike, NDArray
 
-from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_coalitions
+from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_rows
 from skdvl.utilities.fingerprint import fingerprint, library_versions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.quiet import quiet_warnings
@@ -23,6 +24,7 @@ from skdvl.utilities.record import current_record
 __all__ = ["FallbackRule", "SupervisedUtility"]
 
 _N_REMEMBERED = 4096
+_REFUSED_AT_ONCE = 256
 _VERSION = 1  # of the utilities' definition: raised whenever the same data give other numbers
 
 
@@ -55,17 +57,18 @@ class FallbackRule:
         """Return u(∅)."""
         if self.empty_score != "auto":
             return float(self.empty_score)
-        return self._dummy(np.zeros(self.judge.fold.n_rows, dtype=bool), "empty_score")
+        nothing = np.zeros((1, self.judge.fold.n_rows), dtype=bool)
+        return float(self._dummies(nothing, "empty_score")[0])
 
-    def refused(self, rows: NDArray[np.bool_], error: str) -> float:
-        """Return the utility of a coalition on which the model failed.
+    def refused(self, rows: NDArray[np.bool_], errors: list[str]) -> NDArray[np.float64]:
+        """Return the utilities of coalitions on which the model failed.
 
         Parameters
         ----------
-        rows : ndarray of bool, shape (n_rows,)
-            The coalition's training rows.
-        error : str
-            Why the model failed.
+        rows : ndarray of bool, shape (n_sets, n_rows)
+            The coalitions' training rows.
+        errors : list of str
+            Why the model failed on each.
 
         Raises
         ------
@@ -73,61 +76,58 @@ class FallbackRule:
             If ``error_score="raise"``, or the scorer fails on the dummy.
         """
         if self.error_score == "raise":
-            where = np.flatnonzero(rows)
+            where = np.flatnonzero(rows[0])
             shown = f"{where[:20].tolist()}{' …' if len(where) > 20 else ''}"
             raise ValueError(
                 f"Fold {self.judge.fold.number}: the model fails on the {len(where)} training "
-                f"rows {shown} (positions in the fold): {error}. With error_score='auto' such a "
-                "coalition gets the score of a dummy model."
+                f"rows {shown} (positions in the fold): {errors[0]}. With error_score='auto' "
+                "such a coalition gets the score of a dummy model."
             )
         if self.error_score != "auto":
-            return float(self.error_score)
-        return self._dummy(rows, "error_score")
+            return np.full(len(rows), float(self.error_score))
+        return self._dummies(rows, "error_score")
 
-    def _dummy(self, rows: NDArray[np.bool_], parameter: str) -> float:
-        """Return the dummy's score, in place of which ``parameter`` could give a number."""
-        key = self._counts(rows).tobytes()
-        remembered = self._remembered.get(key)
-        if remembered is not None:
-            return remembered
+    def _dummies(self, rows: NDArray[np.bool_], parameter: str) -> NDArray[np.float64]:
+        """Return the dummies' scores, in place of which ``parameter`` could give a number."""
+        score = self._scores_of_means if self.judge.fold.classes is None else self._scores_of_counts
         try:
             with quiet_warnings():
-                score = self._score_of_dummy(rows)
+                scores = score(rows)
         except MemoryError:
             raise
         except Exception as error:
-            score, problem = np.nan, f"{type(error).__name__}: {error}"
+            problem = f"{type(error).__name__}: {error}"
         else:
-            problem = f"the score is {score}"
-        if not np.isfinite(score):
-            raise ValueError(
-                f"Fold {self.judge.fold.number}: the scorer fails on the dummy model that stands "
-                f"for {'no data' if parameter == 'empty_score' else 'a failed model'}: {problem}. "
-                f"Give {parameter} a number."
-            )
-        if key:
-            if len(self._remembered) >= _N_REMEMBERED:
-                self._remembered.clear()
-            self._remembered[key] = score
-        return score
+            if np.isfinite(scores).all():
+                return scores
+            problem = f"the score is {scores[~np.isfinite(scores)][0]}"
+        raise ValueError(
+            f"Fold {self.judge.fold.number}: the scorer fails on the dummy model that stands "
+            f"for {'no data' if parameter == 'empty_score' else 'a failed model'}: {problem}. "
+            f"Give {parameter} a number."
+        )
 
-    def _counts(self, rows: NDArray[np.bool_]) -> NDArray[np.intp]:
-        """Return the rows of each class, none for regression."""
-        fold = self.judge.fold
-        if fold.classes is None:
-            return np.zeros(0, dtype=np.intp)
-        return np.bincount(fold.codes[rows], minlength=len(fold.classes))
+    def _scores_of_means(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+        targets = np.asarray(self.judge.fold.y, dtype=np.float64)
+        means = [(targets[some] if some.any() else targets).mean() for some in rows]
+        return self.judge.judge_targets(np.array(means))
 
-    def _score_of_dummy(self, rows: NDArray[np.bool_]) -> float:
+    def _scores_of_counts(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Few counts of classes are common, and of these the scores are remembered."""
         fold = self.judge.fold
-        if fold.classes is None:
-            targets = np.asarray(fold.y, dtype=np.float64)
-            return self.judge.judge_constant(
-                float(np.mean(targets[rows] if rows.any() else targets))
-            )
-        prior = np.bincount(fold.codes, minlength=len(fold.classes)) / fold.n_rows
-        counts = self._counts(rows)
-        return self.judge.judge_constant((counts + prior) / (counts.sum() + 1))
+        assert fold.classes is not None
+        scores = np.empty(len(rows))
+        for j, some in enumerate(rows):
+            counts = np.bincount(fold.codes[some], minlength=len(fold.classes))
+            score = self._remembered.get(counts.tobytes())
+            if score is None:
+                prior = np.bincount(fold.codes, minlength=len(fold.classes)) / fold.n_rows
+                score = self.judge.judge_proba((counts + prior) / (counts.sum() + 1))
+                if len(self._remembered) >= _N_REMEMBERED:
+                    self._remembered.clear()
+                self._remembered[counts.tobytes()] = score
+            scores[j] = score
+        return scores
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_remembered": {}}
@@ -198,7 +198,7 @@ class SupervisedUtility(Utility):
             with quiet_warnings():
                 scores, errors = self._score(some)
             sizes = coalitions[filled].sum(axis=1)
-            utilities[filled] = self._settle(some, sizes, scores, errors)
+            utilities[filled] = self._settle(lambda which: some[which], sizes, scores, errors)
         return utilities
 
     def prefixes(self, orders: ArrayLike, sizes: ArrayLike | None = None) -> Utilities:
@@ -213,15 +213,12 @@ class SupervisedUtility(Utility):
         row_orders, ends = self._row_orders(orders, wanted[filled])
         with quiet_warnings():
             scores, errors = self._score_prefixes(row_orders, ends)
-        failed: dict[int, dict[int, str]] = {}
-        for (j, k), error in errors.items():
-            failed.setdefault(j, {})[k] = error
-        for j, order in enumerate(orders):
-            rows = self._prefix_rows(order, wanted[filled]) if j in failed else None
-            if rows is None and not np.isfinite(scores[j]).all():
-                rows = self._prefix_rows(order, wanted[filled])
-            mine = failed.get(j, {})
-            utilities[j, filled] = self._settle(rows, wanted[filled], scores[j], mine)
+        utilities[:, filled] = self._settle(
+            prefix_rows(row_orders, ends),
+            np.tile(wanted[filled], len(orders)),
+            scores.ravel(),
+            {j * len(filled) + k: error for (j, k), error in errors.items()},
+        ).reshape(scores.shape)
         return utilities
 
     def _score_prefixes(
@@ -258,31 +255,24 @@ class SupervisedUtility(Utility):
         ends = np.cumsum(counts[orders], axis=1)[:, sizes - 1]
         return row_orders, ends
 
-    def _prefix_rows(self, order: NDArray[np.intp], sizes: NDArray[np.intp]) -> NDArray[np.bool_]:
-        players = self.fold.player_of_row
-        coalitions = prefix_coalitions(order, sizes)
-        return coalitions if players is None else coalitions[:, players]
-
     def _settle(
         self,
-        rows: NDArray[np.bool_] | None,
+        rows_of: Callable[[list[int]], NDArray[np.bool_]],
         sizes: NDArray[np.intp],
         scores: NDArray[np.float64],
         errors: dict[int, str],
     ) -> NDArray[np.float64]:
-        """Replace failures by the fallback rule and count them.
-
-        ``rows`` may be None where nothing failed; ``sizes`` are in players.
-        """
+        """Replace failures by the fallback rule and count them; ``sizes`` are in players."""
         failed = dict(errors)
         for bad in np.flatnonzero(~np.isfinite(scores)).tolist():
             failed.setdefault(bad, f"the score is {scores[bad]}")
         is_large = 2 * sizes >= self.n_players
         record = current_record()
         record.n_large += int(is_large.sum())
-        if failed and rows is not None:
-            scores = np.array(scores, dtype=np.float64)
-            for j, error in failed.items():
-                scores[j] = self.fallback.refused(rows[j], error)
-                record.refused[error, bool(is_large[j])] += 1
+        scores = np.array(scores, dtype=np.float64)
+        for start in range(0, len(failed), _REFUSED_AT_ONCE):
+            where = list(failed)[start : start + _REFUSED_AT_ONCE]
+            scores[where] = self.fallback.refused(rows_of(where), [failed[j] for j in where])
+        for j, error in failed.items():
+            record.refused[error, bool(is_large[j])] += 1
         return scores

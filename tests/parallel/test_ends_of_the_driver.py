@@ -17,6 +17,8 @@ from sklearn.naive_bayes import GaussianNB
 
 from skdvl import ShapleyValuator
 
+pytestmark = pytest.mark.kill
+
 N_EVALS = 1000
 CHUNK = 64  # evaluations
 SCRIPT = """
@@ -85,6 +87,7 @@ def assert_it_goes_on(run_script, tmp_path, expected):
 
 
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
+@pytest.mark.xdist_group("clocks")
 @pytest.mark.parametrize("backend", ["loky", pytest.param("ray_executor", marks=pytest.mark.ray)])
 def test_ctrl_c(backend, run_script, assert_no_process_is_left, assert_it_goes_on):
     times = []
@@ -145,6 +148,7 @@ def ray_head(tmp_path, started_by):
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("clocks")
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
 def test_the_head_of_the_cluster_dies(ray_head, run_script, assert_it_goes_on):
     from skdvl.parallel.ray_cluster import answers
@@ -160,7 +164,7 @@ def test_the_head_of_the_cluster_dies(ray_head, run_script, assert_it_goes_on):
         when_busy=lambda process: kill(),
         BACKEND=f'{{"backend": "ray_executor", "address": "{address}"}}',
         RAY_AUTH_MODE="token",
-        PATIENCE="5",
+        PATIENCE="2",
     )
     print(f"the driver ended with code {code}: {out}")
     assert code != 0
@@ -169,6 +173,7 @@ def test_the_head_of_the_cluster_dies(ray_head, run_script, assert_it_goes_on):
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("clocks")
 def test_no_cluster_at_the_address(run_script):
     pytest.importorskip("ray")
     backend = '{"backend": "ray_executor", "address": "127.0.0.1:1"}'

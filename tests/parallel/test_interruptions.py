@@ -38,6 +38,7 @@ INTERRUPTED = """
 """
 
 
+@pytest.mark.kill
 @pytest.mark.skipif(not os.path.isdir("/proc/self"), reason="looks for processes in /proc")
 @pytest.mark.parametrize(
     "backend",
@@ -58,6 +59,7 @@ def test_ctrl_c_leaves_no_process(run_script, assert_no_process_is_left, backend
 
 
 @pytest.mark.full
+@pytest.mark.kill
 @pytest.mark.ray
 def test_ctrl_c_on_ray(run_script, ray_cluster):
     code, out, err = run_script(
@@ -132,6 +134,7 @@ LOCAL = """
 
 
 @pytest.mark.ray
+@pytest.mark.xdist_group("clocks")
 def test_life_of_a_local_cluster(run_script, skip_missing_part):
     pytest.importorskip("ray")
     code, out, err = run_script(LOCAL)

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import sparse
 
+from skdvl.utilities.base import prefix_rows
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.refit import RefitUtility
 from skdvl.utilities.supervised import FallbackRule, SupervisedUtility
@@ -27,7 +28,6 @@ __all__ = [
     "PrefixErrors",
     "blocked_matmul",
     "numeric_array",
-    "prefix_rows",
     "registered_engines",
 ]
 
@@ -84,18 +84,6 @@ def blocked_matmul(left: NDArray[np.float64], right: NDArray[np.float64]) -> NDA
         rest[: n_rows - n_full] = left[n_full:]
         out[n_full:] = (rest @ right)[: n_rows - n_full]
     return out
-
-
-def prefix_rows(
-    orders: NDArray[np.intp], sizes: NDArray[np.intp]
-) -> Callable[[list[int]], NDArray[np.bool_]]:
-    """Return what tells the rows of prefixes, by position in ``sizes`` (n_orders, n_sizes)."""
-
-    def rows_of(which: list[int]) -> NDArray[np.bool_]:
-        order, size = np.divmod(which, sizes.shape[1])
-        return np.asarray(np.argsort(orders, axis=1)[order] < sizes[order, size][:, np.newaxis])
-
-    return rows_of
 
 
 class IncrementalUtility(SupervisedUtility):

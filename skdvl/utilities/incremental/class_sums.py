@@ -9,6 +9,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from skdvl.utilities.base import prefix_rows
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     DOUBTFUL,
@@ -16,7 +17,6 @@ from skdvl.utilities.incremental.base import (
     IncrementalUtility,
     PrefixErrors,
     blocked_matmul,
-    prefix_rows,
 )
 from skdvl.utilities.incremental.class_scores import (
     has_rounded_ranks,

@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.metrics import metric_name
+from skdvl.utilities.base import prefix_rows
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     Errors,
     IncrementalUtility,
     PrefixErrors,
     blocked_matmul,
-    prefix_rows,
 )
 from skdvl.utilities.incremental.moments import column_centres
 from skdvl.utilities.supervised import FallbackRule

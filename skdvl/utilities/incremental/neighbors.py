@@ -6,6 +6,7 @@ two doors find these without sorting anything again:
 
 - The prefixes of orders are walked along the order. Each arriving row is inserted into the sorted
   list of nearest rows of every order and validation row at once, by two vectorised instructions.
+  Only where it is among the nearest is a prediction computed anew.
 - Sets of rows are walked along the ranks. One bit says whether a set has the row of that rank, so
   that one machine word walks 64 sets.
 
@@ -25,13 +26,13 @@ from sklearn.base import clone
 from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
+from skdvl.utilities.base import prefix_rows
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.incremental.base import (
     DOUBTFUL,
     Errors,
     IncrementalUtility,
     PrefixErrors,
-    prefix_rows,
 )
 from skdvl.utilities.quiet import quiet_warnings
 
@@ -177,8 +178,13 @@ class NeighborsUtility(IncrementalUtility):
         errors = {int(j): self._too_few(sizes[j]) for j in np.flatnonzero(few)}
         keys = self._nearest_in_sets(rows, ~few)
         together = max(1, _CELLS // (self.n_neighbors * len(self.X_val)))
-        parts = [keys[start : start + together] for start in range(0, len(rows), together)]
-        return np.concatenate([self._respond(part, response) for part in parts]), errors
+        val_rows = np.arange(len(self.X_val))
+        parts = []
+        for start in range(0, len(rows), together):
+            some = keys[start : start + together]
+            neighbours = [np.ascontiguousarray(some[:, j]) for j in range(self.n_neighbors)]
+            parts.append(self._respond(neighbours, val_rows, response))
+        return np.concatenate(parts), errors
 
     def _score_prefixes(
         self, orders: NDArray[np.intp], sizes: NDArray[np.intp]
@@ -190,13 +196,10 @@ class NeighborsUtility(IncrementalUtility):
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
             arrivals = np.where(few[block], -1, sizes[block] - 1)
-            for first, lists in self._nearest_in_prefixes(orders[block]):
-                at = np.nonzero((arrivals >= first) & (arrivals < first + len(lists)))
+            for first, predictions in self._predict_arrivals(orders[block]):
+                at = np.nonzero((arrivals >= first) & (arrivals < first + len(predictions)))
                 if len(at[0]):
-                    predictions = self._respond(
-                        lists[arrivals[at] - first, :, at[0]], self.response
-                    )
-                    scores[block][at] = self._judge(predictions, {})
+                    scores[block][at] = self._judge(predictions[arrivals[at] - first, at[0]], {})
         self._refit_doubtful(scores.reshape(-1), errors, prefix_rows(orders, sizes))
         return scores, {divmod(at, sizes.shape[1]): error for at, error in errors.items()}
 
@@ -208,10 +211,37 @@ class NeighborsUtility(IncrementalUtility):
             f"{self.n_neighbors}, n_samples_fit = {size}, n_samples = {len(self.X_val)}"
         )
 
-    def _nearest_in_prefixes(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield ``(first, lists)``: keys of the nearest rows after arrival ``first`` and later.
+    def _predict_arrivals(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield ``(first, predictions)``: what is predicted after arrival ``first`` and later.
 
-        ``lists`` has shape (n_arrivals, n_neighbors, n_orders, n_val) and is overwritten.
+        ``predictions`` has shape (n_arrivals, n_orders, n_val, ...). They are undefined as long as
+        there are fewer rows than neighbours.
+        """
+        val_row_of = np.tile(np.arange(len(self.X_val)), len(orders))
+        n_cells = len(val_row_of)
+        before: Any = 0
+        for first, lists in self._nearest_in_prefixes(orders):
+            # a row that is inserted anywhere pushes the last one out
+            is_new = lists[1:, -1] != lists[:-1, -1]
+            found = np.flatnonzero(is_new)
+            ends = np.searchsorted(found, n_cells * np.arange(1, len(is_new) + 1))
+            arrival = np.repeat(np.arange(len(is_new)), np.diff(ends, prepend=0))
+            cell = found - arrival * n_cells
+            at = (arrival + 1) * (self.n_neighbors * n_cells) + cell
+            neighbours = [lists.reshape(-1).take(at + j * n_cells) for j in range(self.n_neighbors)]
+            values = self._respond(neighbours, val_row_of.take(cell), self.response)
+            predictions = np.empty((len(is_new), n_cells, *values.shape[1:]), values.dtype)
+            for here, start, end in zip(predictions, [0, *ends[:-1]], ends, strict=True):
+                here[:] = before
+                here[cell[start:end]] = values[start:end]
+                before = here
+            yield first, predictions.reshape(*is_new.shape, *values.shape[1:])
+
+    def _nearest_in_prefixes(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
+        """Yield ``(first, lists)``: keys of the nearest rows before and after arrivals.
+
+        ``lists`` has shape (1 + n_arrivals, n_neighbors, n_orders, n_val) and is overwritten. The
+        first is before arrival ``first``.
         """
         keys = self._tables.keys
         n_orders, n_rows = orders.shape
@@ -223,7 +253,7 @@ class NeighborsUtility(IncrementalUtility):
             for key, before, after in zip(arriving, lists[:-1], lists[1:], strict=False):
                 np.minimum(before, key, out=after)
                 np.maximum(before[:-1], after[1:], out=after[1:])
-            yield first, lists[1 : len(arriving) + 1]
+            yield first, lists[: len(arriving) + 1]
             lists[0] = lists[len(arriving)]
 
     def _nearest_in_sets(self, rows: NDArray[np.bool_], some: NDArray[np.bool_]) -> NDArray[Any]:
@@ -269,10 +299,14 @@ class NeighborsUtility(IncrementalUtility):
         has_bit = codes >> np.arange(self.code_bits)[:, np.newaxis] & 1
         return np.where(has_bit, np.uint64(2**64 - 1), np.uint64(0))
 
-    def _respond(self, keys: NDArray[Any], response: str) -> NDArray[Any]:
-        """Predict from the keys of neighbours, shape (n_models, n_neighbors, n_val)."""
-        neighbours = [np.ascontiguousarray(keys[:, j]) for j in range(self.n_neighbors)]
-        places, weights = self._places(neighbours), None
+    def _respond(
+        self, neighbours: list[NDArray[Any]], val_rows: NDArray[np.intp], response: str
+    ) -> NDArray[Any]:
+        """Predict from the keys of the nearest neighbour, of the next and so on.
+
+        Their last axis, or only one, goes over the validation rows.
+        """
+        places, weights = self._places(neighbours, val_rows), None
         if self._tables.closeness is not None:
             weights = self._weights(self._tables.closeness, places)
         if self._tables.targets is not None:
@@ -280,17 +314,20 @@ class NeighborsUtility(IncrementalUtility):
         votes = self._votes(neighbours, weights)
         if response == "predict_proba":
             return np.stack(votes, axis=-1) / np.sum(votes, axis=0)[..., np.newaxis]
-        best, code = votes[0], np.zeros(votes[0].shape, dtype=np.intp)
+        kind = np.min_scalar_type(len(votes))
+        best, code = votes[0], np.zeros(votes[0].shape, dtype=kind)
         for c, vote in enumerate(votes[1:], start=1):
             code[vote > best] = c
             best = np.maximum(best, vote)
         return code
 
-    def _places(self, neighbours: list[NDArray[Any]]) -> list[NDArray[np.intp]]:
+    def _places(
+        self, neighbours: list[NDArray[Any]], val_rows: NDArray[np.intp]
+    ) -> list[NDArray[np.intp]]:
         """Return where the tables by validation row and rank tell of the neighbours."""
         if self._tables.closeness is None and self._tables.targets is None:
             return []
-        start = np.arange(len(self.X_val)) * len(self.X)
+        start = val_rows * len(self.X)
         return [(key >> self.code_bits) + start for key in neighbours]
 
     @staticmethod
