@@ -17,13 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cached_property, reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.spatial.distance import cdist
 from sklearn.base import clone
-from sklearn.metrics import pairwise_distances
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from skdvl.utilities.base import prefix_rows
@@ -34,36 +32,19 @@ from skdvl.utilities.incremental.base import (
     IncrementalUtility,
     PrefixErrors,
 )
+from skdvl.utilities.incremental.neighbor_tables import (
+    BYTES_PER_PAIR,
+    NeighborTables,
+    rank_neighbors,
+)
 from skdvl.utilities.quiet import quiet_warnings
 
 __all__ = ["NeighborsUtility"]
 
 _MAX_TABLE_BYTES = 200_000_000
-_BYTES_PER_PAIR = 24  # of `_Tables`, at most
 _NOT_METRICS = ("braycurtis", "dice", "kulsinski", "russellrao", "sokalsneath")
 _CELLS = 2**18  # numbers in a working array: a few megabytes
 _WORDS = 2**15  # machine words in a bit plane: they stay in the processor's second cache
-
-
-class _Tables(NamedTuple):
-    """What is computed once per fold.
-
-    Attributes
-    ----------
-    by_rank : ndarray of int, shape (n_val, n_rows)
-        Training rows, nearest first; of equally near ones the first comes first.
-    keys : ndarray of unsigned int, shape (n_rows, n_val)
-        Rank of a training row, and in the ``code_bits`` lowest bits its class.
-    closeness : ndarray of shape (n_val * n_rows,) or None
-        1 / distance by validation row and rank, for ``weights="distance"``.
-    targets : ndarray of shape (n_val * n_rows,) or None
-        Targets of the training rows by validation row and rank, for regression.
-    """
-
-    by_rank: NDArray[Any]
-    keys: NDArray[Any]
-    closeness: NDArray[np.float64] | None
-    targets: NDArray[np.float64] | None
 
 
 class NeighborsUtility(IncrementalUtility):
@@ -119,38 +100,14 @@ class NeighborsUtility(IncrementalUtility):
             return f"the metric {estimator.metric} may depend on the training rows"
         if estimator.metric in _NOT_METRICS and estimator.algorithm != "brute":
             return f"{estimator.metric} is no metric, so that scikit-learn's trees miss neighbours"
-        if _BYTES_PER_PAIR * fold.n_rows * len(fold.y_val) > _MAX_TABLE_BYTES:
+        if BYTES_PER_PAIR * fold.n_rows * len(fold.y_val) > _MAX_TABLE_BYTES:
             return f"{fold.n_rows} x {len(fold.y_val)} distances are too many to keep"
         reason = _why_not_from_two_rows(estimator, fold, 1)
         return None if reason is None else f"it fails by brute force ({reason})"
 
     @cached_property
-    def _tables(self) -> _Tables:
-        n_rows, n_val = len(self.X), len(self.X_val)
-        kind = np.min_scalar_type(n_rows << self.code_bits)
-        codes = np.zeros(n_rows, dtype=kind)
-        if self.fold.classes is not None:
-            codes = self.fold.codes.astype(kind)
-        by_rank = np.empty((n_val, n_rows), dtype=np.min_scalar_type(n_rows))
-        keys = np.empty((n_rows, n_val), dtype=kind)
-        ranks = (np.arange(n_rows) << self.code_bits).astype(kind)
-        weighted = self.estimator.weights == "distance"
-        closeness = np.empty((n_val, n_rows)) if weighted else None
-        model = clone(self.estimator).fit(self.X, self.fold.y)
-        block = max(1, _CELLS // n_rows)
-        for start in range(0, n_val, block):
-            here = slice(start, start + block)
-            distances = _distances(model, self.X_val[here], self.X)
-            by_rank[here] = nearest = np.argsort(distances, axis=1, kind="stable")
-            for j, rows in enumerate(nearest, start):
-                keys[rows, j] = ranks | codes[rows]
-            if closeness is not None:
-                with np.errstate(divide="ignore"):
-                    closeness[here] = 1 / np.take_along_axis(distances, nearest, axis=1)
-        targets = None
-        if self.fold.classes is None:
-            targets = np.asarray(self.fold.y, dtype=np.float64)[by_rank].ravel()
-        return _Tables(by_rank, keys, None if closeness is None else closeness.ravel(), targets)
+    def _tables(self) -> NeighborTables:
+        return rank_neighbors(self.estimator, self.fold, self.X, self.X_val, self.code_bits)
 
     def __getstate__(self) -> dict[str, Any]:
         state = self.__dict__.copy()
@@ -196,10 +153,11 @@ class NeighborsUtility(IncrementalUtility):
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
             arrivals = np.where(few[block], -1, sizes[block] - 1)
-            for first, predictions in self._predict_arrivals(orders[block]):
-                at = np.nonzero((arrivals >= first) & (arrivals < first + len(predictions)))
-                if len(at[0]):
-                    scores[block][at] = self._judge(predictions[arrivals[at] - first, at[0]], {})
+            times = np.unique(arrivals[arrivals >= 0])
+            for some, predictions in self._predict_at(orders[block], times):
+                at = np.nonzero((arrivals >= some[0]) & (arrivals <= some[-1]))
+                which = np.searchsorted(some, arrivals[at])
+                scores[block][at] = self._judge(predictions[which, at[0]], {})
         self._refit_doubtful(scores.reshape(-1), errors, prefix_rows(orders, sizes))
         return scores, {divmod(at, sizes.shape[1]): error for at, error in errors.items()}
 
@@ -211,37 +169,45 @@ class NeighborsUtility(IncrementalUtility):
             f"{self.n_neighbors}, n_samples_fit = {size}, n_samples = {len(self.X_val)}"
         )
 
-    def _predict_arrivals(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield ``(first, predictions)``: what is predicted after arrival ``first`` and later.
+    def _predict_at(
+        self, orders: NDArray[np.intp], times: NDArray[np.intp]
+    ) -> Iterator[tuple[NDArray[np.intp], NDArray[Any]]]:
+        """Yield some of the times, and predictions then of shape (n_times, n_orders, n_val, ...).
 
-        ``predictions`` has shape (n_arrivals, n_orders, n_val, ...). They are undefined as long as
-        there are fewer rows than neighbours.
+        Times are numbers of arrivals. There are at least ``n_neighbors`` rows at all of them.
         """
         val_row_of = np.tile(np.arange(len(self.X_val)), len(orders))
         n_cells = len(val_row_of)
         before: Any = 0
+        last: Any = np.iinfo(self._tables.keys.dtype).max  # no row yet
         for first, lists in self._nearest_in_prefixes(orders):
+            some = times[slice(*np.searchsorted(times, [first, first + len(lists)]))]
+            if len(some) == 0:
+                continue
             # a row that is inserted anywhere pushes the last one out
-            is_new = lists[1:, -1] != lists[:-1, -1]
+            farthest = lists[some - first, -1]
+            is_new = np.empty(farthest.shape, dtype=bool)
+            np.not_equal(farthest[0], last, out=is_new[0])
+            np.not_equal(farthest[1:], farthest[:-1], out=is_new[1:])
+            last = farthest[-1]
             found = np.flatnonzero(is_new)
-            ends = np.searchsorted(found, n_cells * np.arange(1, len(is_new) + 1))
-            arrival = np.repeat(np.arange(len(is_new)), np.diff(ends, prepend=0))
-            cell = found - arrival * n_cells
-            at = (arrival + 1) * (self.n_neighbors * n_cells) + cell
+            ends = np.searchsorted(found, n_cells * np.arange(1, len(some) + 1))
+            which = np.repeat(np.arange(len(some)), np.diff(ends, prepend=0))
+            cell = found - which * n_cells
+            at = (some - first)[which] * (self.n_neighbors * n_cells) + cell
             neighbours = [lists.reshape(-1).take(at + j * n_cells) for j in range(self.n_neighbors)]
             values = self._respond(neighbours, val_row_of.take(cell), self.response)
-            predictions = np.empty((len(is_new), n_cells, *values.shape[1:]), values.dtype)
+            predictions = np.empty((len(some), n_cells, *values.shape[1:]), values.dtype)
             for here, start, end in zip(predictions, [0, *ends[:-1]], ends, strict=True):
                 here[:] = before
                 here[cell[start:end]] = values[start:end]
                 before = here
-            yield first, predictions.reshape(*is_new.shape, *values.shape[1:])
+            yield some, predictions.reshape(*is_new.shape, *values.shape[1:])
 
     def _nearest_in_prefixes(self, orders: NDArray[np.intp]) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield ``(first, lists)``: keys of the nearest rows before and after arrivals.
+        """Yield ``(first, lists)``: keys of the nearest rows after arrival ``first`` and later.
 
-        ``lists`` has shape (1 + n_arrivals, n_neighbors, n_orders, n_val) and is overwritten. The
-        first is before arrival ``first``.
+        ``lists`` has shape (n_arrivals, n_neighbors, n_orders, n_val) and is overwritten.
         """
         keys = self._tables.keys
         n_orders, n_rows = orders.shape
@@ -253,7 +219,7 @@ class NeighborsUtility(IncrementalUtility):
             for key, before, after in zip(arriving, lists[:-1], lists[1:], strict=False):
                 np.minimum(before, key, out=after)
                 np.maximum(before[:-1], after[1:], out=after[1:])
-            yield first, lists[: len(arriving) + 1]
+            yield first, lists[1 : len(arriving) + 1]
             lists[0] = lists[len(arriving)]
 
     def _nearest_in_sets(self, rows: NDArray[np.bool_], some: NDArray[np.bool_]) -> NDArray[Any]:
@@ -387,15 +353,6 @@ def _why_not_from_two_rows(estimator: Any, fold: Fold, n_neighbors: int) -> str 
     except Exception as error:
         return f"{type(error).__name__}: {error}"
     return None
-
-
-def _distances(model: Any, X_val: NDArray[np.float64], X: NDArray[np.float64]) -> NDArray[Any]:
-    if model.effective_metric_ == "euclidean":
-        # scikit-learn's shortcut through a matrix product is not 0 for equal rows
-        return cdist(X_val, X)
-    return pairwise_distances(
-        X_val, X, metric=model.effective_metric_, **model.effective_metric_params_
-    )
 
 
 def _pack(members: NDArray[np.bool_]) -> NDArray[np.uint64]:
