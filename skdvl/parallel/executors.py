@@ -2,6 +2,7 @@
 
 import asyncio
 import concurrent.futures
+import math
 import sys
 from concurrent.futures import Executor
 from typing import Any
@@ -63,7 +64,14 @@ def retrying(executor: Any, max_retries: int) -> Any:
     """
     if not is_ray(executor):
         return executor
-    return executor.options(max_retries=min(max_retries, executor.max_retries))
+    return executor.options(max_retries=min(max_retries, n_retries(executor)))
+
+
+def n_retries(executor: Any) -> float:
+    """Return how often calls whose worker died are run again, where the executor was told so."""
+    if not is_ray(executor):
+        return 0
+    return executor.max_retries if executor.max_retries >= 0 else math.inf
 
 
 def replacement(executor: Any) -> Executor | None:

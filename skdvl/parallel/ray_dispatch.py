@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import BrokenExecutor, CancelledError, Future
 from dataclasses import dataclass, field
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 from typing import Any
 
 from skdvl.parallel.failures import WorkerLostError
@@ -34,6 +34,8 @@ _AHEAD = 2
 ABORT = object()  # the event that ends all calls, and not the executor
 _LOGGER = logging.getLogger("concurrent.futures")
 
+Shape = tuple[tuple[str, float], ...]  # how much of what a call asks for
+
 
 @dataclass(eq=False)
 class Request:
@@ -45,6 +47,13 @@ class Request:
     resources: dict[str, float] | None = None
     max_retries: int = 3
     runtime_env: dict | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_retries, int) or self.max_retries < -1:
+            raise ValueError(
+                "max_retries must be an integer of at least 0, or -1 for any number of them, got "
+                f"{self.max_retries!r}"
+            )
 
     def but(self, changes: dict[str, Any]) -> "Request":
         """Return this request with some changes."""
@@ -60,6 +69,11 @@ class Request:
         asked = {"CPU": self.num_cpus, "GPU": self.num_gpus, "memory": self.memory or 0}
         asked.update(self.resources or {})
         return {name: amount for name, amount in asked.items() if amount}
+
+    @cached_property
+    def shape(self) -> Shape:
+        """The amounts, to compare requests by."""
+        return tuple(sorted(self.amounts.items()))
 
     @cached_property
     def n_fit(self) -> int:
@@ -78,7 +92,13 @@ class Request:
             "runtime_env": self.runtime_env,
         }
         set_options = {name: value for name, value in options.items() if value is not None}
-        return import_ray().remote(execute).options(**set_options)
+        return _remote_execute().options(**set_options)
+
+
+@cache
+def _remote_execute() -> Any:
+    """Return the one remote function, which Ray exports once to each cluster."""
+    return import_ray().remote(execute)
 
 
 class Call:
@@ -123,7 +143,7 @@ class Dispatcher:
         self._cluster_may_grow = may_grow()
         self._next_beat = self._next_check = 0.0
         self._head_missing_since: float | None = None
-        self._no_room_since: dict[Request, float] = {}
+        self._no_room_since: dict[Shape, float] = {}
 
     def serve(self) -> None:
         """Run until the executor is shut down, or forgotten, and all is settled."""
@@ -172,7 +192,7 @@ class Dispatcher:
         # of calls that ask for nothing Ray runs any number at once
         is_full = bool(request.amounts) and request.n_fit <= limit
         cluster_is_the_limit = is_full and not self._cluster_may_grow
-        if cluster_is_the_limit and all(call.request is request for call in self._running):
+        if cluster_is_the_limit and all(c.request.shape == request.shape for c in self._running):
             limit += _AHEAD
         return limit
 
@@ -254,17 +274,20 @@ class Dispatcher:
                 self._break(f"the head of the Ray cluster at {head} does not answer")
             return
         self._head_missing_since = None
-        for request in {call.request for call in self._running}:
-            request.n_fit = n_that_fit(request.amounts)
-            if request.n_fit or self._cluster_may_grow:
-                self._no_room_since.pop(request, None)
-            elif now - self._no_room_since.setdefault(request, now) > _PATIENCE:
-                self._give_up(request)
+        for shape in {call.request.shape for call in self._running}:
+            n_fit = n_that_fit(dict(shape))
+            for call in self._running:
+                if call.request.shape == shape:
+                    call.request.n_fit = n_fit
+            if n_fit or self._cluster_may_grow:
+                self._no_room_since.pop(shape, None)
+            elif now - self._no_room_since.setdefault(shape, now) > _PATIENCE:
+                self._give_up(shape)
 
-    def _give_up(self, request: Request) -> None:
+    def _give_up(self, shape: Shape) -> None:
         """End the calls for which the cluster has lost its last node with enough room."""
-        message = f"no node is left in the Ray cluster that offers {request.amounts}"
-        for call in [call for call in self._running if call.request is request]:
+        message = f"no node is left in the Ray cluster that offers {dict(shape)}"
+        for call in [call for call in self._running if call.request.shape == shape]:
             self._running.discard(call)
             import_ray().cancel(call.reference)
             _resolve(call.future.set_exception, WorkerLostError(message))

@@ -59,6 +59,11 @@ class Route:
         return self.executor is not None and executors.is_ray(self.executor)
 
     @property
+    def max_retries(self) -> float:
+        """How often the executor was told to run again what lost its worker."""
+        return 0 if self.executor is None else executors.n_retries(self.executor)
+
+    @property
     def has_losses(self) -> bool:
         """Whether the call under way lost a task: suspects are tried before more is sent."""
         return isinstance(self.backend, TaskBackend) and self.backend.has_losses

@@ -39,7 +39,7 @@ class TaskRunner(Generic[P, R]):
     n_jobs : int or None, default=None
         As in scikit-learn: None follows ``joblib.parallel_config``, a number wins over it.
     max_retries : int, default=3
-        How often a payload whose worker died is tried again.
+        How often a payload whose worker died is tried again; a `RayExecutor` may be told more.
 
     Examples
     --------
@@ -104,7 +104,7 @@ class TaskRunner(Generic[P, R]):
         Raises
         ------
         WorkerLostError
-            If a payload lost its worker ``max_retries`` times more after the first.
+            If a payload lost its worker more often than it may.
         """
         done: dict[int, R] = {}
         n_yielded = 0
@@ -167,7 +167,7 @@ class TaskRunner(Generic[P, R]):
         is_told = len(loss.numbers) == 1 or n_attempts == 1
         for number in loss.numbers:
             n_losses[number] = n_losses.get(number, 0) + n_attempts
-            if is_told and n_losses[number] > self.max_retries:
+            if is_told and n_losses[number] > max(self.max_retries, self._route.max_retries):
                 raise _worker_lost(describe(payloads[number]), loss, n_losses[number])
 
     def _while_no_pool_pays(

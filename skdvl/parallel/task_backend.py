@@ -26,6 +26,7 @@ class TaskBackend(ExecutorBackend):
         self._seconds_deserted = 0.0  # without any worker, since the last result came
         self.has_losses = False  # of the call under way
         self.tries_once = False  # a lost task is not tried again by Ray itself
+        self._retrying = {n: executors.retrying(executor, n) for n in (0, 1)}
 
     def configure(self, n_jobs: int = 1, parallel: Any = None, **options: Any) -> int:
         """Prepare a call of ``joblib.Parallel``.
@@ -59,8 +60,7 @@ class TaskBackend(ExecutorBackend):
         if executors.is_ray(self._executor):
             # once more beside the others, as many tasks may be lost with a node; what dies again
             # is under suspicion, and four rounds of starting workers would pass until that is known
-            n = 0 if self.tries_once else 1
-            return executors.retrying(self._executor, n).submit(function)
+            return self._retrying[0 if self.tries_once else 1].submit(function)
         return super()._send(function)
 
     def _watch(self, ended: threading.Event) -> None:

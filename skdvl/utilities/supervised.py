@@ -24,7 +24,8 @@ from skdvl.utilities.record import current_record
 __all__ = ["FallbackRule", "SupervisedUtility"]
 
 _N_REMEMBERED = 4096
-_REFUSED_AT_ONCE = 256
+_REFUSED_AT_ONCE = 256  # coalitions
+_PREDICTIONS = 2**16  # of dummies at once: half a megabyte
 _VERSION = 1  # of the utilities' definition: raised whenever the same data give other numbers
 
 
@@ -109,8 +110,10 @@ class FallbackRule:
 
     def _scores_of_means(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
         targets = np.asarray(self.judge.fold.y, dtype=np.float64)
-        means = [(targets[some] if some.any() else targets).mean() for some in rows]
-        return self.judge.judge_targets(np.array(means))
+        means = np.array([(targets[some] if some.any() else targets).mean() for some in rows])
+        together = max(1, _PREDICTIONS // len(self.judge.fold.y_val))
+        parts = [means[start : start + together] for start in range(0, len(means), together)]
+        return np.concatenate([self.judge.judge_targets(part) for part in parts])
 
     def _scores_of_counts(self, rows: NDArray[np.bool_]) -> NDArray[np.float64]:
         """Few counts of classes are common, and of these the scores are remembered."""

@@ -141,7 +141,7 @@ ROWS = [
     Row("QDA reg_param 0.1, d=30", QDA(reg_param=0.1), partial(made_classes, 100, 30), 20),
     Row("QDA reg_param 0.1, breast cancer", QDA(reg_param=0.1), breast_cancer, 20),
     Row("KNeighborsClassifier, breast cancer", KNeighborsClassifier(), breast_cancer, 300),
-    Row("KNeighborsClassifier distance, br. cancer", KNN_BY_DISTANCE, breast_cancer),
+    Row("KNeighborsClassifier distance, br. cancer", KNN_BY_DISTANCE, breast_cancer, 300),
     Row(
         "KNeighborsClassifier, digits",
         KNeighborsClassifier(),

@@ -112,9 +112,27 @@ def test_what_kills_every_worker_on_ray(ray_cluster, tmp_path, monkeypatch):
         assert_poison_is_named(Log(tmp_path / "log"), n_deaths=3)  # two attempts, one alone
 
 
+def die_three_times(shared, payload):
+    shared.add(payload)
+    if payload == 1 and shared.counts()[1] <= 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return payload
+
+
+@pytest.mark.ray
+def test_a_users_own_number_of_retries(ray_cluster, tmp_path):
+    """A fit tries no less often than the executor was told to."""
+    with (
+        RayExecutor(2, max_retries=3) as executor,
+        joblib.parallel_config(backend=ExecutorBackend(executor)),
+        TaskRunner(die_three_times, Log(tmp_path / "log"), max_retries=0) as runner,
+    ):
+        assert list(runner.run(range(3))) == [0, 1, 2]
+
+
 @pytest.mark.dask
 @pytest.mark.xdist_group("clocks")
-def test_what_kills_every_worker_on_dask(monkeypatch, tmp_path):
+def test_what_kills_every_worker_on_dask_ends_in_an_error(monkeypatch, tmp_path):
     """On a cluster of its own, which does not outlive it."""
     pytest.importorskip("distributed")
     from distributed import Client, LocalCluster

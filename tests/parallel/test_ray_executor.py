@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_array_equal
 
-from skdvl.parallel import ExecutorBackend, RayExecutor
+from skdvl.parallel import ExecutorBackend, RayExecutor, TaskRunner
 
 pytestmark = pytest.mark.ray
 
@@ -331,3 +331,27 @@ def test_throughput(executor, record_property):
     record_property("tasks_per_second", rate)
     print(f"RayExecutor: {rate:.0f} trivial tasks per second")
     assert rate > 100
+
+
+def test_no_bound_on_retries_but_minus_one():
+    for bad in (-2, None, 1.5):
+        with pytest.raises(ValueError, match="max_retries must be an integer"):
+            RayExecutor(max_retries=bad)
+
+
+def test_ray_is_told_of_one_function(executor, monkeypatch):
+    """Whatever calls ask for: each further one is sent to the head, and kept there for good."""
+    import ray
+
+    told = []
+    remote = ray.remote
+    monkeypatch.setattr(ray, "remote", lambda function: told.append(function) or remote(function))
+    for _ in range(5):
+        assert executor.options(num_cpus=0.5).submit(abs, -1).result() == 1
+    for _ in range(2):
+        with (
+            joblib.parallel_config(backend=ExecutorBackend(executor), n_jobs=2),
+            TaskRunner(operator.add, 1) as runner,
+        ):
+            assert list(runner.run(range(5))) == list(range(1, 6))
+    assert len(told) <= 1

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import clone
+from sklearn.metrics import make_scorer
 from sklearn.neighbors import KNeighborsClassifier, KNeighborsRegressor
 
 from skdvl import ShapleyValuator
@@ -179,3 +180,43 @@ def test_means_of_single_precision_targets_are_left_to_scikit_learn():
     )
     assert found.engine_ == "refit"
     assert_array_equal(found.values_, expected.values_)
+
+
+def test_a_single_cell_that_changes_has_the_bits_of_many():
+    """One validation row and many classes: numpy sums one cell's votes in another order."""
+    rng = np.random.default_rng(0)
+    codes = np.append(np.arange(12), rng.integers(0, 12, 49))
+    features = rng.normal(size=(61, 3))
+    fold = Fold(0, features[1:], codes[1:], features[:1], codes[:1], np.arange(12))
+    model = KNeighborsClassifier(weights="distance")
+    judge = Judge(fold, resolve_scorer("true_class_probability", model), own_score=False)
+    engine = NeighborsUtility(model, fold, judge, FallbackRule(judge))
+    orders = rng.permuted(np.tile(np.arange(60), (60, 1)), axis=1)
+    whole = engine.prefixes(orders)
+    for first in range(5, 60, 5):
+        for order, expected in zip(orders, whole[:, first : first + 2], strict=True):
+            assert_array_equal(engine.prefixes([order], [first, first + 1])[0], expected)
+    sets = rng.random((60, 60)) < 0.5
+    assert_array_equal(np.concatenate([engine(one[np.newaxis]) for one in sets]), engine(sets))
+
+
+def moody(y_true, y_pred):
+    if y_pred[0] == 0 and np.ptp(y_pred) > 0:  # not for dummies
+        raise RuntimeError("class 0 comes first")
+    return 0.5
+
+
+def test_a_scorer_that_fails_is_heard_at_both_doors():
+    engine, refit = utilities(KNeighborsClassifier(3), scoring=make_scorer(moody))
+    order = np.random.default_rng(1).permutation(40)
+    records = []
+    for evaluate in (
+        lambda: engine.prefixes(order[np.newaxis]),
+        lambda: engine(prefix_coalitions(order, np.arange(41))),
+        lambda: refit(prefix_coalitions(order, np.arange(41))),
+    ):
+        with recording() as record:
+            evaluate()
+        records.append(record.refused)
+    assert records[0] == records[1] == records[2]
+    assert any("class 0 comes first" in message for message, _ in records[0])

@@ -29,7 +29,7 @@ EXTRA_CHECKS = [
     "check_inplace_ensure_writeable",
 ]
 BUDGET = 60
-ENOUGH = {skdvl.BetaShapleyValuator: 600}  # its first round enumerates single rows
+ENOUGH = {skdvl.BetaShapleyValuator: 240}  # its first round enumerates single rows
 
 OTHERS = (
     skdvl.BanzhafValuator,

@@ -134,7 +134,7 @@ class NeighborsUtility(IncrementalUtility):
         few = sizes < self.n_neighbors
         errors = {int(j): self._too_few(sizes[j]) for j in np.flatnonzero(few)}
         keys = self._nearest_in_sets(rows, ~few)
-        together = max(1, _CELLS // (self.n_neighbors * len(self.X_val)))
+        together = max(1, _CELLS // (self._width(response) * len(self.X_val)))
         val_rows = np.arange(len(self.X_val))
         parts = []
         for start in range(0, len(rows), together):
@@ -149,7 +149,7 @@ class NeighborsUtility(IncrementalUtility):
         scores = np.full(sizes.shape, np.nan)
         few = sizes < self.n_neighbors
         errors = {at: self._too_few(int(sizes.flat[at])) for at in np.flatnonzero(few).tolist()}
-        together = max(1, _CELLS // (8 * self.n_neighbors * len(self.X_val)))
+        together = max(1, _CELLS // (8 * self._width(self.response) * len(self.X_val)))
         for start in range(0, len(orders), together):
             block = slice(start, start + together)
             arrivals = np.where(few[block], -1, sizes[block] - 1)
@@ -157,9 +157,17 @@ class NeighborsUtility(IncrementalUtility):
             for some, predictions in self._predict_at(orders[block], times):
                 at = np.nonzero((arrivals >= some[0]) & (arrivals <= some[-1]))
                 which = np.searchsorted(some, arrivals[at])
-                scores[block][at] = self._judge(predictions[which, at[0]], {})
+                failed: Errors = {}
+                scores[block][at] = self._judge(predictions[which, at[0]], failed)
+                places = np.ravel_multi_index((start + at[0], at[1]), sizes.shape)
+                errors.update({int(places[j]): error for j, error in failed.items()})
         self._refit_doubtful(scores.reshape(-1), errors, prefix_rows(orders, sizes))
         return scores, {divmod(at, sizes.shape[1]): error for at, error in errors.items()}
+
+    def _width(self, response: str) -> int:
+        """Return how many numbers a prediction takes, on the way to it or in the end."""
+        n_outputs = 0 if self.fold.classes is None else len(self.fold.classes)
+        return max(self.n_neighbors, n_outputs if response == "predict_proba" else 1)
 
     def _too_few(self, size: int) -> str:
         if not self.refuses_few:  # with some metrics scikit-learn lets a row vote several times
@@ -212,7 +220,8 @@ class NeighborsUtility(IncrementalUtility):
         keys = self._tables.keys
         n_orders, n_rows = orders.shape
         shape = (self.n_neighbors, n_orders, keys.shape[1])
-        length = min(n_rows, max(1, _CELLS // int(np.prod(shape))))
+        n_cells = self._width(self.response) * n_orders * keys.shape[1]
+        length = min(n_rows, max(1, _CELLS // n_cells))
         lists = np.full((length + 1, *shape), np.iinfo(keys.dtype).max, dtype=keys.dtype)
         for first in range(0, n_rows, length):
             arriving = keys[orders[:, first : first + length].T]
@@ -279,7 +288,8 @@ class NeighborsUtility(IncrementalUtility):
             return self._mean_target(self._tables.targets, places, weights)
         votes = self._votes(neighbours, weights)
         if response == "predict_proba":
-            return np.stack(votes, axis=-1) / np.sum(votes, axis=0)[..., np.newaxis]
+            # np.sum would sum a single cell's votes in another order than those of many
+            return np.stack(votes, axis=-1) / reduce(np.add, votes)[..., np.newaxis]
         kind = np.min_scalar_type(len(votes))
         best, code = votes[0], np.zeros(votes[0].shape, dtype=kind)
         for c, vote in enumerate(votes[1:], start=1):

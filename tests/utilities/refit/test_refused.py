@@ -1,15 +1,18 @@
 """A coalition that has no model gets a number, and is counted with its reason."""
 
+import tracemalloc
 import warnings
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
+from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.record import recording
+from skdvl.utilities.supervised import FallbackRule
 
 
 def test_the_dummy_of_a_refused_coalition_by_hand(make_fold, make_utility, coalition_of):
@@ -65,6 +68,23 @@ def test_error_score(make_fold, make_utility, coalition_of):
         utility(refused)
     good = coalition_of([0, 1, 2, 3])
     assert utility(good) == make_utility(LogisticRegression(), fold)(good)
+
+
+def test_many_dummies_take_little_memory():
+    """Dummies of targets are judged together, but not more than fit a small array."""
+    n_val = 50_000
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(20 + n_val, 2)), rng.normal(size=20 + n_val)
+    fold = Fold(0, X[:20], y[:20], X[20:], y[20:])
+    judge = Judge(fold, None, own_score=False)
+    rows = rng.random((256, 20)) < 0.5
+    tracemalloc.start()
+    found = FallbackRule(judge).refused(rows, ["as if"] * len(rows))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 30 * n_val  # bytes; at once they would take 25 times as much
+    by_one = [FallbackRule(judge).refused(some[np.newaxis], ["as if"])[0] for some in rows[:9]]
+    assert_array_equal(found[:9], by_one)
 
 
 class Moody(ClassifierMixin, BaseEstimator):
