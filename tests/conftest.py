@@ -56,6 +56,14 @@ def pytest_collection_modifyitems(items):
             item.add_marker(pytest.mark.xdist_group("clocks"))
 
 
+def pytest_collection_finish(session):
+    """Refuse to run where pytest-xdist would ignore the groups, as some of its versions do."""
+    if getattr(session.config.option, "loadgroup", False):
+        grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
+        if any("@" not in item.nodeid for item in grouped):
+            raise pytest.UsageError("pytest-xdist ignores xdist_group with this version of pytest")
+
+
 class MemcachedServer:
     """A real memcached on a free loopback port, which tests may kill, stop and restart."""
 
