@@ -231,8 +231,8 @@ def test_centres_are_common_values_and_stay_whole():
 def test_probabilities_that_underflow_rank_as_scikit_learns(scoring):
     """Class "c" has one row, so that nearly all its probabilities are 0: ties of scikit-learn."""
     rng = np.random.default_rng(0)
-    y = np.array(list("aaaaabbbbc"))
-    X, X_val = rng.normal(size=(10, 3)), rng.normal(size=(60, 3))
+    y = np.array(list("aaaabbbc"))
+    X, X_val = rng.normal(size=(8, 3)), rng.normal(size=(60, 3))
     y_val = np.array(list("abc" * 20))
     found, expected = (
         ShapleyValuator(GaussianNB(), scoring=scoring, engine=engine, method="exact").fit(
