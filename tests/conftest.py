@@ -3,6 +3,7 @@
 import concurrent.futures
 import contextlib
 import doctest
+import importlib
 import io
 import os
 import re
@@ -30,6 +31,19 @@ def missing_part(reason: str) -> None:
     if REQUIRE_ALL:
         pytest.fail(f"SKDVL_REQUIRE_ALL=1, but {reason}", pytrace=False)
     pytest.skip(reason)
+
+
+@pytest.fixture(scope="session")
+def needs():
+    """Call with the name of a library that a test cannot do without."""
+
+    def need(name):
+        try:
+            importlib.import_module(name)
+        except ImportError:
+            missing_part(f"{name} is not installed")
+
+    return need
 
 
 @pytest.fixture(scope="session")

@@ -273,8 +273,9 @@ class SupervisedUtility(Utility):
         record = current_record()
         record.n_large += int(is_large.sum())
         scores = np.array(scores, dtype=np.float64)
-        for start in range(0, len(failed), _REFUSED_AT_ONCE):
-            where = list(failed)[start : start + _REFUSED_AT_ONCE]
+        refused = list(failed)
+        for start in range(0, len(refused), _REFUSED_AT_ONCE):
+            where = refused[start : start + _REFUSED_AT_ONCE]
             scores[where] = self.fallback.refused(rows_of(where), [failed[j] for j in where])
         for j, error in failed.items():
             record.refused[error, bool(is_large[j])] += 1

@@ -115,9 +115,9 @@ def free_ports(n):
 
 
 @pytest.fixture
-def ray_head(tmp_path, started_by):
+def ray_head(needs, tmp_path, started_by):
     """Start the head of a Ray cluster of this test alone; gives its address and what kills it."""
-    pytest.importorskip("ray")
+    needs("ray")
     port, *others = free_ports(5)
     names = ["dashboard-agent-listen", "dashboard-agent-grpc", "metrics-export"]
     names += ["runtime-env-agent"]
@@ -174,8 +174,8 @@ def test_the_head_of_the_cluster_dies(ray_head, run_script, assert_it_goes_on):
 
 @pytest.mark.ray
 @pytest.mark.xdist_group("clocks")
-def test_no_cluster_at_the_address(run_script):
-    pytest.importorskip("ray")
+def test_no_cluster_at_the_address(needs, run_script):
+    needs("ray")
     backend = '{"backend": "ray_executor", "address": "127.0.0.1:1"}'
     code, out, _ = run_script(SCRIPT, BACKEND=backend)
     assert code != 0

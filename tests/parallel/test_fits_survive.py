@@ -167,9 +167,9 @@ def assert_a_later_run_goes_on(mortal, expected, **options):
 
 
 @pytest.fixture
-def dask_processes(skip_missing_part, tmp_path):
+def dask_processes(needs, tmp_path):
     """Start a Dask scheduler and two workers without nannies, as processes of this test."""
-    pytest.importorskip("distributed")
+    needs("distributed")
     file = tmp_path / "scheduler"
     with contextlib.ExitStack() as stack:
 

@@ -135,8 +135,8 @@ LOCAL = """
 
 @pytest.mark.ray
 @pytest.mark.xdist_group("clocks")
-def test_life_of_a_local_cluster(run_script, skip_missing_part):
-    pytest.importorskip("ray")
+def test_life_of_a_local_cluster(run_script, needs):
+    needs("ray")
     code, out, err = run_script(LOCAL)
     assert code == 0, err
     assert out.splitlines() == [

@@ -132,9 +132,9 @@ def test_a_users_own_number_of_retries(ray_cluster, tmp_path):
 
 @pytest.mark.dask
 @pytest.mark.xdist_group("clocks")
-def test_what_kills_every_worker_on_dask_ends_in_an_error(monkeypatch, tmp_path):
+def test_what_kills_every_worker_on_dask_ends_in_an_error(monkeypatch, needs, tmp_path):
     """On a cluster of its own, which does not outlive it."""
-    pytest.importorskip("distributed")
+    needs("distributed")
     from distributed import Client, LocalCluster
 
     monkeypatch.setattr(executors_module, "_DASK_SECONDS", 1)
