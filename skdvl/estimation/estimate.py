@@ -19,7 +19,7 @@ from skdvl.estimation.budget import check_budget, split_budget
 from skdvl.estimation.checkpoint import Checkpoint, StoredRun
 from skdvl.estimation.evaluation import Evaluator, SharedWork, traffic_since
 from skdvl.estimation.games import GameInPlay, open_game
-from skdvl.estimation.result import ValuationResult, check_pair
+from skdvl.estimation.result import ValuationResult, check_target
 from skdvl.estimation.rounds import estimate_all, play_rounds
 from skdvl.estimation.scheme_choice import choose_scheme
 from skdvl.estimation.stopping import StoppingRule, check_rule
@@ -199,7 +199,7 @@ def estimate_games(
                 for fold, utility in enumerate(read)
             ]
         record.add(happened)
-        warning = check_pair(games, scheme, semivalue)
+        warning = check_target(games, scheme, semivalue)
         if warning is not None:
             warnings.warn(warning, UserWarning, stacklevel=stacklevel)
         shared = SharedWork(

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
+from skdvl.sampling.draw_table import whole_sizes
 from skdvl.sampling.log import Chunk, Entry, EvaluationLog
 from skdvl.semivalues import Semivalue
 from skdvl.utilities.base import Utility
@@ -78,9 +79,12 @@ class GameInPlay:
         return self.log
 
     def next_tasks(self, scheme: SamplingScheme, target: Semivalue) -> list[Task]:
-        """Return what the budget allows of the current round; plan one if the last is complete."""
-        cost = scheme.cost_per_draw(self.game.n_players)
-        affordable = (self.budget - self.n_evals) // cost
+        """Return what the budget allows of the current round; plan one if the last is complete.
+
+        Sizes are enumerated as far as the budget pays for whole ones, and the rest of it goes to
+        draws: of a size that is enumerated in part nothing is known.
+        """
+        affordable = self.n_affordable(scheme)
         if affordable < 1:
             return []
         if self.log.is_round_complete:
@@ -89,8 +93,14 @@ class GameInPlay:
                 return []
             self.log.begin_round(chunks)
         tasks = []
-        for position, entry in enumerate(self.log.rounds[-1]):
+        entries = self.log.rounds[-1]
+        enumerated = [(entry.chunk, entry.n_done) for entry in entries if entry.chunk.half < 0]
+        n_to_enumerate = whole_sizes(self.game.n_players, enumerated, affordable)
+        for position, entry in enumerate(entries):
             n_draws = min(entry.chunk.n_draws - entry.n_done, affordable)
+            if entry.chunk.half < 0:
+                n_draws = min(n_draws, n_to_enumerate)
+                n_to_enumerate -= n_draws
             affordable -= n_draws
             first, stop = entry.n_done, entry.n_done + n_draws
             known = min(max(self._n_known(position), first), stop)
@@ -98,6 +108,12 @@ class GameInPlay:
                 if start < end:
                     tasks.append(Task(self.log.fold, entry.chunk, start, end - start))
         return tasks
+
+    def n_affordable(self, scheme: SamplingScheme) -> int:
+        """Return for how many more draws the budget pays, whatever they turn out to cost."""
+        cost = scheme.cost_per_draw(self.game.n_players)
+        spent = self.n_evals if scheme.spends_what_is_saved else 2 + self.log.n_draws * cost
+        return (self.budget - spent) // cost
 
     def recall(self, task: Task, scheme: SamplingScheme) -> bool:
         """Log a task from what an earlier run evaluated; tell whether it was known."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from scipy import stats
 from skdvl.caching import CacheInfo
 from skdvl.estimation.games import GameInPlay
 from skdvl.estimation.rounds import estimate_all
-from skdvl.sampling.base import Estimate, SamplingScheme, check_efficiency
+from skdvl.sampling.base import ELSEWHERE, Estimate, Game, SamplingScheme, check_efficiency
 from skdvl.sampling.log import Chunk
 from skdvl.semivalues import Semivalue, check_semivalue
 from skdvl.utilities.record import EvaluationRecord
@@ -22,9 +22,10 @@ from skdvl.utilities.record import EvaluationRecord
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["ValuationResult", "check_pair", "intervals", "revalued", "value_frame"]
+__all__ = ["ValuationResult", "check_target", "intervals", "revalued", "value_frame"]
 
 _FEWEST_TELLING = 10  # draws for each player: with five, one player in 150 would have none
+_NEXT_TO_NOTHING = 0.01
 
 
 def intervals(estimate: Estimate, level: float) -> NDArray[np.float64]:
@@ -141,13 +142,15 @@ class ValuationResult:
         ------
         ValueError
             If the sizes that were drawn tell too little about it, with the efficiency: below 0.01,
-            or below 0.1 while fewer than ten draws tell of each player.
+            or below 0.1 while fewer than ten draws tell of each player. Also if nearly all that
+            matters for it was left out, as truncated orders leave out late contributions.
 
         Warns
         -----
         UserWarning
             If they tell little about it: an efficiency below 0.1, or fewer than ten draws that
-            tell of each player, so that standard errors may be far off.
+            tell of each player, so that standard errors may be far off. Also if more than a
+            hundredth of its weight is on what was left out.
 
         Examples
         --------
@@ -168,39 +171,58 @@ def revalued(
 ) -> ValuationResult:
     """See `ValuationResult.revalue`; ``stacklevel`` is where a warning points."""
     target = check_semivalue(semivalue)
-    warning = check_pair(result.games, result.scheme, target)
-    estimate = estimate_all(result.games, result.scheme, target, len(result.values))
-    caveat = None
-    if target != result.semivalue and not estimate.is_exact:
-        caveat = _few_telling_draws(result.games, result.scheme, target)
-    if warning is not None and caveat is not None:
-        raise ValueError(
-            f"{caveat} {warning} Estimate this semivalue by a method that draws its own sizes, "
-            "such as 'stratified', or 'exact' for leave-one-out."
-        )
+    if target == result.semivalue:
+        return result
+    games, scheme = result.games, result.scheme
+    drawn = ((game.game, game.log.evaluated_chunks) for game in games)
+    warning = _judge_efficiency(drawn, scheme, target)
+    estimate = estimate_all(games, scheme, target, len(result.values))
+    caveat = _left_out(games, scheme, target)
+    if caveat is None and not estimate.is_exact:
+        caveat = _few_telling_draws(games, scheme, target)
+        if warning is not None and caveat is not None:
+            raise ValueError(f"{caveat} {warning} {ELSEWHERE}")
     if said := warning or caveat:
         warnings.warn(said, UserWarning, stacklevel=stacklevel)
     if caveat is not None:
         estimate = replace(estimate, interval_caveat=caveat)
-    # if a rule was met, it was for another semivalue
+    # if a rule was met, it was for the other semivalue
     return replace(result, estimate=estimate, converged=estimate.is_exact, semivalue=target)
 
 
-def check_pair(
+def check_target(
     games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue
 ) -> str | None:
-    """Refuse a semivalue about which a scheme tells nothing; return a warning if it tells little.
+    """Refuse a semivalue that a scheme will tell nothing about; return a warning if little."""
+    planned = (
+        (game.game, scheme.foreseen(game.game, target, game.n_affordable(scheme))) for game in games
+    )
+    return _judge_efficiency(planned, scheme, target)
 
-    Judged by what was drawn, before the first draw by what is planned.
-    """
-    warning = None
-    for game in games:
-        chunks: Sequence[Chunk] = game.log.evaluated_chunks or game.longest_log.evaluated_chunks
-        chunks = chunks or scheme.plan(game.game, target, game.log)
+
+def _judge_efficiency(
+    drawn: Iterable[tuple[Game, Sequence[Chunk]]], scheme: SamplingScheme, target: Semivalue
+) -> str | None:
+    for game, chunks in drawn:
         if chunks:
-            efficiency = scheme.efficiency(game.game.n_players, target, chunks)
-            warning = warning or check_efficiency(efficiency, scheme.name, target)
-    return warning
+            efficiency = scheme.efficiency(game.n_players, target, chunks)
+            if warning := check_efficiency(efficiency, scheme.name, target):
+                return warning
+    return None
+
+
+def _left_out(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue) -> str | None:
+    """Say of a semivalue how much of it a scheme left out, unless that is next to nothing."""
+    left_out = max(scheme.left_out(game.game, target, game.log) for game in games)
+    if left_out <= _NEXT_TO_NOTHING:
+        return None
+    said = (
+        f"method={scheme.name!r} left out contributions with {left_out:.1%} of the weight of "
+        f"{target!r} and counts them as 0: the values are biased by more than their errors."
+    )
+    if left_out >= 1 - _NEXT_TO_NOTHING:
+        raise ValueError(f"{said} {ELSEWHERE}")
+    return said
 
 
 def _few_telling_draws(

@@ -71,7 +71,7 @@ def play_rounds(
                 started = time.monotonic() if started is None else started
                 _evaluate(games, unknown, evaluate, save, bar)
             _advance(bar, games)
-            if rule is not None and not _is_within_a_round(games, scheme):
+            if rule is not None and not _is_within_a_round(games, scheme, target):
                 seconds = 0.0 if started is None else time.monotonic() - started
                 snapshots.append(_look(games, scheme, target, n_players, seconds))
                 if rule.is_met(snapshots):
@@ -81,17 +81,15 @@ def play_rounds(
     return False, False
 
 
-def _is_within_a_round(games: Sequence[GameInPlay], scheme: SamplingScheme) -> bool:
+def _is_within_a_round(
+    games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue
+) -> bool:
     """Tell whether a game has a round that is not complete, and the budget to go on with it.
 
     It may be so where truncated orders cost less than was set aside. What the budget cuts short is
     the last round, and counts as one.
     """
-    return any(
-        not game.log.is_round_complete
-        and game.budget - game.n_evals >= scheme.cost_per_draw(game.game.n_players)
-        for game in games
-    )
+    return any(not game.log.is_round_complete and game.next_tasks(scheme, target) for game in games)
 
 
 def _evaluate(

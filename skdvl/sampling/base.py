@@ -16,6 +16,7 @@ from skdvl.semivalues import Semivalue
 from skdvl.utilities.base import Utility
 
 __all__ = [
+    "ELSEWHERE",
     "SCHEMES",
     "Estimate",
     "Game",
@@ -28,6 +29,10 @@ __all__ = [
 SCHEMES: dict[str, type[SamplingScheme]] = {}
 
 _GROWTH = 1.5
+ELSEWHERE = (
+    "Estimate this semivalue by a method that draws the sizes it needs, such as 'stratified' with "
+    "its default law, or 'exact' for leave-one-out."
+)
 
 
 @dataclass(frozen=True)
@@ -95,12 +100,16 @@ class SamplingScheme(ABC):
     is_exact : bool
         Whether the values are free of sampling error once the plan is exhausted.
     is_foreseeable : bool
-        Whether plans and costs depend on how many draws there are, and not on their utilities.
+        Whether plans depend on how many draws there are, and not on their utilities.
+    spends_what_is_saved : bool
+        Whether evaluations that draws turn out not to need pay for further draws. How many draws
+        there are then depends on what was drawn, and the values are biased.
     """
 
     name: ClassVar[str]
     is_exact: ClassVar[bool] = False
     is_foreseeable: ClassVar[bool] = False
+    spends_what_is_saved: ClassVar[bool] = False
 
     def __init_subclass__(cls, *, name: str | None = None, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -158,6 +167,18 @@ class SamplingScheme(ABC):
         """Return from how many evaluations on a game's values are unbiased, without ∅ and N."""
         return self.cost_per_draw(n_players)
 
+    def foreseen(self, game: Game, target: Semivalue, n_draws: int) -> Sequence[Chunk]:
+        """Return chunks by which to judge, before the first draw, how well the draws will suit.
+
+        Parameters
+        ----------
+        game : Game
+        target : Semivalue
+        n_draws : int
+            How many the budget pays for.
+        """
+        return self.plan(game, target, EvaluationLog(0, 0, game.n_players))
+
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return how far the drawn sizes suit a semivalue.
 
@@ -173,6 +194,10 @@ class SamplingScheme(ABC):
         """
         n_draws = sum(chunk.n_draws for chunk in chunks)
         return n_draws * self.efficiency(n_players, target, chunks)
+
+    def left_out(self, game: Game, target: Semivalue, log: EvaluationLog) -> float:
+        """Return which share of a semivalue's weight is on contributions counted as 0, unseen."""
+        return 0.0
 
 
 def check_efficiency(efficiency: float, scheme: str, target: Semivalue) -> str | None:
@@ -191,10 +216,7 @@ def check_efficiency(efficiency: float, scheme: str, target: Semivalue) -> str |
         f"efficiency {efficiency:.2g}, so it needs {needs} evaluations for the same error."
     )
     if efficiency < 0.01:
-        raise ValueError(
-            message + " Estimate this semivalue by a method that draws its own sizes, "
-            "such as 'stratified', or 'exact' for leave-one-out."
-        )
+        raise ValueError(f"{message} {ELSEWHERE}")
     return message
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
 
@@ -11,11 +11,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from skdvl.sampling.base import Game, SamplingScheme
+from skdvl.sampling.laws import law_of_rows
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
 from skdvl.sampling.size_curve import fit_size_curves, smooth_curves
 
-__all__ = ["N_BLOCKS", "DrawTable", "block_lengths", "enumerated_sizes", "sizes_enumerated_by"]
+__all__ = [
+    "N_BLOCKS",
+    "DrawTable",
+    "block_lengths",
+    "enumerated_sizes",
+    "sizes_enumerated_by",
+    "whole_sizes",
+]
 
 N_BLOCKS = 8
 _MAX_STRATA = 64
@@ -88,9 +96,8 @@ class DrawTable:
             sizes.append(count_members(coalitions.astype(bool, copy=False)))
             utilities.append(found)
             halves.append(chunk.half)
-            law = (chunk.law + chunk.law[::-1]) / 2 if n_rows == 2 else chunk.law
             in_block = n_rows * block_lengths(len(found) // n_rows)
-            expected[chunk.half % n_groups] += in_block * law
+            expected[chunk.half % n_groups] += in_block * law_of_rows(chunk.law, n_rows)
         lengths = np.array([len(part) for part in sizes])
         half = np.repeat(halves, lengths)
         position = np.arange(len(half)) - np.repeat(np.cumsum(lengths) - lengths, lengths)
@@ -194,8 +201,10 @@ class DrawTable:
     def spreads(self, curves: Floats) -> Floats:
         """Return the standard deviation of utilities per size, as each block may know it."""
         counts, sums = self._counts_and_sums
-        squares = self.elsewhere(self.utilities**2)
-        squares += counts * curves**2 - 2 * curves * sums
+        centre = self.utilities.mean()  # squares of what all have in common would cancel badly
+        squares = self.elsewhere((self.utilities - centre) ** 2)
+        curves = curves - centre
+        squares += curves * (counts * curves - 2 * (sums - counts * centre))
         squares = np.maximum(squares, 0.0)
         return np.sqrt(smooth_curves(counts, squares, self.of_group))
 
@@ -263,6 +272,29 @@ def sizes_enumerated_by(n_players: int, chunks: Iterable[Chunk]) -> NDArray[np.b
     sizes = np.zeros(n_players + 1, dtype=bool)
     for law, n in n_done.items():
         due = np.flatnonzero(np.frombuffer(law, dtype=bool))
-        ends = np.cumsum([math.comb(n_players, k) for k in due.tolist()])
-        sizes[due[ends <= n]] = True
+        sizes[due[_ends_of_sizes(n_players, due) <= n]] = True
     return sizes
+
+
+def whole_sizes(n_players: int, chunks: Sequence[tuple[Chunk, int]], affordable: int) -> int:
+    """Return how many more coalitions of an enumeration end with a whole size.
+
+    Parameters
+    ----------
+    n_players : int
+    chunks : sequence of (Chunk, int)
+        All chunks of the enumeration, and how many draws of each are evaluated.
+    affordable : int
+        How many there may be.
+    """
+    if not chunks:
+        return 0
+    n_done = sum(n for _, n in chunks)
+    law = chunks[0][0].law
+    assert law is not None
+    ends = _ends_of_sizes(n_players, np.flatnonzero(law))
+    return int(max(0, ends[ends <= n_done + affordable].max(initial=0) - n_done))
+
+
+def _ends_of_sizes(n_players: int, sizes: NDArray[np.intp]) -> NDArray[np.intp]:
+    return np.cumsum([math.comb(n_players, k) for k in sizes.tolist()], dtype=np.intp)

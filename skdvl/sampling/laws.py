@@ -12,7 +12,16 @@ from scipy import stats
 
 from skdvl.semivalues import Semivalue, Shapley, size_weights
 
-__all__ = ["LAWS", "Law", "adapted_law", "error_weights", "in_steps", "law_by_name", "prior_law"]
+__all__ = [
+    "LAWS",
+    "Law",
+    "adapted_law",
+    "error_weights",
+    "in_steps",
+    "law_by_name",
+    "law_of_rows",
+    "prior_law",
+]
 
 _N_STEPS = 64
 _NEYMAN_SHARE = 0.85
@@ -134,6 +143,17 @@ def adapted_law(prior: Law, weights: NDArray[np.float64], spread: NDArray[np.flo
     if not neyman.any():
         return prior
     return in_steps((1 - _NEYMAN_SHARE) * prior + _NEYMAN_SHARE * neyman / neyman.sum())
+
+
+def law_of_rows(law: Law, rows_per_draw: int) -> Law:
+    """Return the law of all coalitions where a draw is one by ``law``, or that and its complement.
+
+    Parameters
+    ----------
+    law : ndarray of shape (n_players + 1,)
+    rows_per_draw : {1, 2}
+    """
+    return (law + law[::-1]) / 2 if rows_per_draw == 2 else law
 
 
 def error_weights(n_players: int, target: Semivalue) -> NDArray[np.float64]:

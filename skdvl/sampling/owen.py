@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,8 @@ class Owen(MarginalScheme, name="owen"):
     .. [1] Okhrati, Lipani (2021). "A multilinear sampling algorithm to estimate Shapley values."
        ICPR.
     """
+
+    is_foreseeable: ClassVar[bool] = True
 
     n_nodes: int | None = None
     antithetic: bool = False

@@ -54,7 +54,7 @@ class OrderScheme(MarginalScheme):
         target: Semivalue,
     ) -> NDArray[np.float64]:
         """Return each player's weighted marginal contribution in each order."""
-        return weighted_marginals(draws, utilities, game, target)
+        return weighted_marginals(draws, utilities, game.full, game, target)
 
     def joined_sizes(self, n_players: int) -> NDArray[np.float64]:
         """Return that a player joins at all sizes alike."""
@@ -62,11 +62,24 @@ class OrderScheme(MarginalScheme):
 
 
 def weighted_marginals(
-    orders: NDArray[np.generic], utilities: NDArray[np.float64], game: Game, target: Semivalue
+    orders: NDArray[np.generic],
+    utilities: NDArray[np.float64],
+    full: float | NDArray[np.float64],
+    game: Game,
+    target: Semivalue,
 ) -> NDArray[np.float64]:
     """Return each player's weighted marginal contribution in each order.
 
     Where an order was truncated (NaN), later contributions are 0.
+
+    Parameters
+    ----------
+    orders : ndarray of int, shape (n_orders, n_players)
+    utilities : ndarray of shape (n_orders, n_players - 1)
+    full : float or ndarray of shape (n_orders,)
+        The utility with which orders end.
+    game : Game
+    target : Semivalue
 
     Returns
     -------
@@ -76,7 +89,7 @@ def weighted_marginals(
     along = np.empty((n_orders, n_players + 1))
     along[:, 0] = game.empty
     along[:, 1:-1] = utilities
-    along[:, -1] = game.full
+    along[:, -1] = full
     gains = along[:, 1:] - along[:, :-1]
     gains[np.isnan(gains)] = 0.0
     gains *= n_players * target.size_distribution(n_players)
@@ -174,6 +187,7 @@ class TruncatedMonteCarlo(OrderScheme, name="tmc"):
     """
 
     is_foreseeable: ClassVar[bool] = False  # what an order costs is seen on the way
+    spends_what_is_saved: ClassVar[bool] = True
 
     truncation: float = 0.01
 
@@ -185,12 +199,9 @@ class TruncatedMonteCarlo(OrderScheme, name="tmc"):
         self, draws: NDArray[np.generic], utility: Utility, game: Game
     ) -> NDArray[np.float64]:
         """Walk each order up to its truncation; what was not needed is NaN."""
-        tolerance = self.truncation * abs(game.full - game.empty)
-        if tolerance == 0 and game.full == game.empty:
-            tolerance = -1.0  # nothing would ever be evaluated
         if utility.has_cheap_prefixes:
             utilities = utility.prefixes(draws, np.arange(1, game.n_players))
-            near = np.abs(game.full - utilities) <= tolerance
+            near = self._ends(utilities, game)
             later = np.cumsum(near, axis=1) - near > 0
             return np.where(later, np.nan, utilities)
         utilities = np.full((len(draws), game.n_players - 1), np.nan)
@@ -199,9 +210,39 @@ class TruncatedMonteCarlo(OrderScheme, name="tmc"):
             for j, player in enumerate(order[:-1]):
                 coalition[0, player] = True
                 row[j] = utility(coalition)[0]
-                if abs(game.full - row[j]) <= tolerance:
+                if self._ends(row[j : j + 1], game)[0]:
                     break
         return utilities
+
+    def _ends(self, utilities: NDArray[np.float64], game: Game) -> NDArray[np.bool_]:
+        """Tell after which prefixes an order is left."""
+        if game.full == game.empty:  # nothing would ever be evaluated
+            return np.zeros(utilities.shape, dtype=bool)
+        near = np.abs(game.full - utilities) <= self.truncation * abs(game.full - game.empty)
+        return np.asarray(near)
+
+    def marginals(
+        self,
+        draws: NDArray[np.generic],
+        utilities: NDArray[np.float64],
+        game: Game,
+        target: Semivalue,
+    ) -> NDArray[np.float64]:
+        """Return each player's weighted marginal contribution, 0 after an order's truncation."""
+        full = np.where(self._ends(utilities[:, -1], game), np.nan, game.full)
+        return weighted_marginals(draws, utilities, full, game, target)
+
+    def left_out(self, game: Game, target: Semivalue, log: EvaluationLog) -> float:
+        """Return the share of a semivalue's weight that is on truncated contributions."""
+        if game.n_players < 2:
+            return 0.0
+        n_seen = np.zeros(game.n_players)
+        for _, _, utilities in log.replay(self):
+            n_seen[:-1] += np.count_nonzero(~np.isnan(utilities), axis=0)
+            last = utilities[:, -1]
+            n_seen[-1] += np.count_nonzero(~np.isnan(last) & ~self._ends(last, game))
+        p = target.size_distribution(game.n_players)
+        return float(p @ (1 - n_seen / max(1, log.n_draws)))
 
     def interval_caveat(self, n_units: int) -> str | None:
         """Return that truncation is biased."""

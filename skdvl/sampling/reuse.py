@@ -12,6 +12,7 @@ from scipy import sparse
 from skdvl.sampling.base import Estimate, Game, SamplingScheme
 from skdvl.sampling.draw_table import DrawTable, sizes_enumerated_by
 from skdvl.sampling.enumeration import enumerated_sums
+from skdvl.sampling.laws import law_of_rows
 from skdvl.sampling.log import Chunk, EvaluationLog
 from skdvl.sampling.members import count_members
 from skdvl.semivalues import Semivalue, size_weights
@@ -114,7 +115,7 @@ def interval_caveat(log: EvaluationLog, needed: int = _MIN_EVALS_FOR_INTERVALS) 
     needed : int
         Evaluations per player from which they can.
     """
-    n_evals = log.n_evals
+    n_evals = log.n_evals + 2  # as the budget counts them, with ∅ and N
     if n_evals >= needed * log.n_players:
         return None
     return (
@@ -200,9 +201,11 @@ def mean_law(chunks: Sequence[Chunk]) -> Floats:
     return np.average(laws, axis=0, weights=[chunk.n_draws for chunk in chunks])
 
 
-def reuse_efficiency(n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+def reuse_efficiency(
+    n_players: int, target: Semivalue, chunks: Sequence[Chunk], rows_per_draw: int
+) -> float:
     """Return (sum s)² / sum(s² / r), s_k = a_k sqrt(pi_k (1 - pi_k)), r the chunks' mean law."""
-    s, law = _weights_and_law(n_players, target, chunks)
+    s, law = _weights_and_law(n_players, target, chunks, rows_per_draw)
     needed = s > 0
     if not needed.any():
         return 1.0
@@ -211,27 +214,29 @@ def reuse_efficiency(n_players: int, target: Semivalue, chunks: Sequence[Chunk])
     return float(s.sum() ** 2 / np.sum(s[needed] ** 2 / law[needed]))
 
 
-def reuse_telling_draws(n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
+def reuse_telling_draws(
+    n_players: int, target: Semivalue, chunks: Sequence[Chunk], rows_per_draw: int
+) -> float:
     """Return (sum v)² / sum(v² / h), v_k = s_k² / r_k the part of size k in the variance.
 
     h_k is how many draws of the size have a player on the smaller side, of members or others: the
     terms of those are large, and the others show nothing of their spread.
     """
-    s, law = _weights_and_law(n_players, target, chunks)
+    s, law = _weights_and_law(n_players, target, chunks, rows_per_draw)
     needed = s > 0
     if not needed.any():
         return math.inf
     if (law[needed] == 0).any():
         return 0.0
     k = np.arange(n_players + 1)[needed]
-    n_draws = sum(chunk.n_draws for chunk in chunks if chunk.half >= 0)
-    hits = n_draws * law[needed] * np.minimum(k, n_players - k) / n_players
+    n_rows = rows_per_draw * sum(chunk.n_draws for chunk in chunks if chunk.half >= 0)
+    hits = n_rows * law[needed] * np.minimum(k, n_players - k) / n_players
     v = s[needed] ** 2 / law[needed]
     return float(v.sum() ** 2 / np.sum(v**2 / hits))
 
 
 def _weights_and_law(
-    n_players: int, target: Semivalue, chunks: Sequence[Chunk]
+    n_players: int, target: Semivalue, chunks: Sequence[Chunk], rows_per_draw: int
 ) -> tuple[Floats, Floats]:
     """Return s and r for all sizes; s is 0 where it is negligible or the size is enumerated."""
     _, a = size_weights(target.size_distribution(n_players))
@@ -240,4 +245,4 @@ def _weights_and_law(
     s[s <= _NEGLIGIBLE * s.sum()] = 0.0
     s[sizes_enumerated_by(n_players, chunks)] = 0.0
     drawn = [chunk for chunk in chunks if chunk.half >= 0]
-    return s, mean_law(drawn) if drawn else np.zeros_like(s)
+    return s, law_of_rows(mean_law(drawn), rows_per_draw) if drawn else np.zeros_like(s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,11 +48,11 @@ class ReuseScheme(SamplingScheme):
 
     def efficiency(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Return (sum s)² / sum(s² / r), with r the mean law of the chunks."""
-        return reuse_efficiency(n_players, target, chunks)
+        return reuse_efficiency(n_players, target, chunks, self.rows_per_draw)
 
     def telling_draws(self, n_players: int, target: Semivalue, chunks: Sequence[Chunk]) -> float:
         """Count the draws that have a player on the smaller side; see `SamplingScheme`."""
-        return reuse_telling_draws(n_players, target, chunks)
+        return reuse_telling_draws(n_players, target, chunks, self.rows_per_draw)
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,20 @@ class AdaptiveScheme(ReuseScheme):
     def law_of_sizes(self, n_players: int, target: Semivalue) -> Law:
         """Return the law before utilities are known."""
         return prior_law(n_players, target, self.law)
+
+    def foreseen(self, game: Game, target: Semivalue, n_draws: int) -> Sequence[Chunk]:
+        """Return chunks of the laws to come, adapted as if utilities of all sizes varied alike."""
+        chunks = super().foreseen(game, target, n_draws)
+        enumerations = [chunk for chunk in chunks if chunk.half < 0]
+        n_adapted = n_draws - _PILOT * game.n_players // self.rows_per_draw
+        if not self.adaptive or n_adapted <= 0 or len(enumerations) == len(chunks):
+            return chunks
+        prior = chunks[-1].law
+        assert prior is not None
+        weights = error_weights(game.n_players, target)
+        law = adapted_law(prior, weights, np.ones_like(weights))
+        pilot = replace(chunks[-1], n_draws=n_draws - n_adapted)
+        return [*enumerations, pilot, replace(pilot, law=law, n_draws=n_adapted)]
 
     def least_evals(self, n_players: int, target: Semivalue) -> int:
         """Return the length of the first round's enumeration, and one draw of the other sizes.
@@ -138,21 +152,25 @@ def sizes_to_enumerate(
     """Return which more sizes have no more coalitions than draws are expected of them.
 
     Draws that an enumerated size does not need go to the others, of which some may then be due.
+    All that is enumerated takes no more than the round's draws: a budget that cannot pay for it
+    goes to these.
     """
     n_players = len(law) - 1
     due = np.zeros_like(done)
+    n_left = n_draws
     while True:
         rest = np.where(done | due, 0.0, law)
         if not rest.any():
             return due
         expected = rest * n_before + rest / rest.sum() * n_draws
+        found = False
         enough = np.flatnonzero(expected >= n_players).tolist()
-        more = [k for k in enough if math.comb(n_players, k) <= expected[k]]
-        n_due = sum(math.comb(n_players, k) for k in (*np.flatnonzero(due).tolist(), *more))
-        # an enumeration longer than the round's draws would keep a budget waiting for its end
-        if not more or (due.any() and n_due > n_draws):
+        for n_coalitions, k in sorted((math.comb(n_players, k), k) for k in enough):
+            if n_coalitions <= min(expected[k], n_left):
+                due[k] = found = True
+                n_left -= n_coalitions
+        if not found:
             return due
-        due[more] = True
 
 
 def enumerate_sizes(game: Game, log: EvaluationLog, sizes: NDArray[np.bool_]) -> list[Chunk]:

@@ -15,6 +15,8 @@ Coalitions = NDArray[np.bool_]
 Orders = NDArray[np.intp]
 Utilities = NDArray[np.float64]
 
+_LARGEST = 1e100  # what estimation squares, weighs and adds up must stay finite
+
 
 def prefix_coalitions(order: Orders, sizes: NDArray[np.intp]) -> Coalitions:
     """Return the first ``sizes[j]`` players of an order as coalitions.
@@ -96,12 +98,12 @@ class Utility(ABC):
         Returns
         -------
         ndarray of shape (n_coalitions,)
-            Utilities, finite.
+            Utilities, finite and at most 1e100.
 
         Raises
         ------
         ValueError
-            If the shapes do not fit, or a utility is not a finite number.
+            If the shapes do not fit, or a utility is not a finite number or above 1e100.
         """
         coalitions = np.asarray(coalitions, dtype=bool)
         if coalitions.ndim != 2 or coalitions.shape[1] != self.n_players:
@@ -115,11 +117,13 @@ class Utility(ABC):
                 f"{type(self).__name__} returned utilities of shape {utilities.shape} for "
                 f"{len(coalitions)} coalitions; one number per coalition is needed."
             )
-        if not np.isfinite(utilities).all():
-            first = int(np.flatnonzero(~np.isfinite(utilities))[0])
+        usable = np.abs(utilities) <= _LARGEST
+        if not usable.all():
+            first = int(np.flatnonzero(~usable)[0])
+            needed = "finite" if not np.isfinite(utilities[first]) else f"at most {_LARGEST:g}"
             raise ValueError(
                 f"{type(self).__name__} returned {utilities[first]} for the coalition "
-                f"{np.flatnonzero(coalitions[first])[:20].tolist()}; utilities must be finite."
+                f"{np.flatnonzero(coalitions[first])[:20].tolist()}; utilities must be {needed}."
             )
         return utilities
 

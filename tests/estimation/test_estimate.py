@@ -156,7 +156,12 @@ def test_a_budget_is_spent_but_never_exceeded(method, max_evals):
     )
     assert result.n_evals == len(ask.asked) <= max_evals
     cost = result.scheme.cost_per_draw(n_players)
-    assert result.n_evals > max_evals - cost
+    if method == "owen":  # sometimes ∅ or N is among what a draw takes, and known
+        n_draws = result.games[0].log.n_draws
+        assert n_draws == (max_evals - 2) // cost
+        assert n_draws * (cost - 1) <= result.n_evals - 2 <= n_draws * cost
+    else:
+        assert result.n_evals > max_evals - cost
     ends = [players for players in ask.asked if len(players) in (0, n_players)]
     assert sorted(ends) == [(), tuple(range(n_players))]
 

@@ -85,7 +85,9 @@ def test_results_survive_pickling_without_the_data(noisy_game, method):
     assert len(pickled) < 100_000  # draws are not in it
     again = pickle.loads(pickled)
     assert_array_equal(again.values, result.values)
-    revalued, expected = again.revalue("banzhaf"), result.revalue("banzhaf")
+    # of the Banzhaf value truncated orders leave out a part, and say so
+    target = BetaShapley(16, 1) if method == "tmc" else "banzhaf"
+    revalued, expected = again.revalue(target), result.revalue(target)
     assert_array_equal(revalued.values, expected.values)
     assert_array_equal(revalued.standard_errors, expected.standard_errors)
 

@@ -13,6 +13,8 @@ from sklearn.naive_bayes import GaussianNB
 from skdvl import LeaveOneOutValuator, ShapleyValuator, estimate_values
 from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.sampling import Regression, Stratified
+from skdvl.sampling.laws import LAWS
 from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import AirportGame, exact_values
 
@@ -34,6 +36,7 @@ def revalued(result, target):
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*draws coalition sizes that tell little")
         warnings.filterwarnings("ignore", message=".*has drawn too little that tells")
+        warnings.filterwarnings("ignore", message=".*left out contributions with")
         try:
             return result.revalue(target)
         except ValueError as error:
@@ -136,6 +139,71 @@ def test_revaluing_after_a_kill_is_revaluing_an_uninterrupted_run(noisy_game, tm
             assert expected.converged == is_exact
             if is_exact:
                 assert_allclose(expected.values, revalued(truth, target).values, atol=1e-12)
+
+
+def saturating(players):
+    """Ten of sixty players are as good as all."""
+    return min(len(players), 10) + 0.001 * np.sum(players % 7)
+
+
+def test_revaluing_says_how_much_truncated_orders_left_out():
+    result = estimate_values(saturating, n_players=60, method="tmc", max_evals=5000, random_state=0)
+    seen = [~np.isnan(found) for _, _, found in result.games[0].log.replay(result.scheme)]
+    share = np.append(np.concatenate(seen).mean(axis=0), 0.0)
+    assert (share[:9] == 1).all()
+    assert not share[50:].any()
+    for target in (BetaShapley(4, 1), BetaShapley(16, 4)):
+        left_out = target.size_distribution(60) @ (1 - share)
+        assert 0.01 < left_out < 0.99
+        with pytest.warns(UserWarning, match=rf"left out .* {100 * left_out:.1f}% of the weight"):
+            again = result.revalue(target)
+        with pytest.warns(UserWarning, match="may not cover 95%.*left out"):
+            again.confidence_interval()
+    result.revalue(DeltaShapley(0, 8))  # what all orders reached: no warning
+    for target in (LOO(), BetaShapley(1, 16), DeltaShapley(40, 50)):
+        with pytest.raises(ValueError, match=r"left out .* of the weight.*'stratified'"):
+            result.revalue(target)
+
+
+@pytest.mark.parametrize("law", sorted(LAWS))
+@pytest.mark.parametrize("scheme", [Stratified, Regression])
+def test_a_law_that_will_be_adapted_suits(noisy_game, scheme, law):
+    """Shapley values by any law whose draws set better laws; without that, some laws never suit."""
+    game = noisy_game(300)
+    options = {"max_evals": 8 * 300, "random_state": 0}
+    result = estimate_values(game, method=scheme(law=law), **options)
+    assert np.isfinite(result.standard_errors).all()
+    if law in ("binomial", "delta_shapley"):
+        fixed = scheme(law=law, adaptive=False)
+        with pytest.raises(ValueError, match="'stratified' with its default law"):
+            estimate_values(game, method=fixed, **options)
+        with pytest.raises(ValueError, match=r"efficiency .* needs about"):
+            estimate_values(game, method=scheme(law=law), max_evals=2 * 300)
+
+
+def test_complements_tell_of_the_sizes_that_they_have(noisy_game):
+    """Large coalitions come as complements of small ones, whatever the law that draws these."""
+    game, target = noisy_game(24), DeltaShapley(22, 23)
+    errors, claimed = [], []
+    exact = estimate_values(game, semivalue=target, method="exact", max_evals=20_000)
+    for seed in range(30):
+        result = estimate_values(
+            game, method=Regression(paired=True), max_evals=2000, random_state=seed
+        )
+        again = result.revalue(target)
+        errors.append(again.values - exact.values)
+        claimed.append(again.standard_errors)
+    assert 0.85 < np.sqrt(np.mean(np.square(claimed)) / np.mean(np.square(errors))) < 1.15
+
+
+def test_the_same_semivalue_again_is_the_same_result(noisy_game):
+    options = {"method": "stratified", "max_evals": 4000, "random_state": 0}
+    result = estimate_values(noisy_game(20), tol=0.2, **options)
+    assert result.converged
+    again = result.revalue("shapley")
+    assert again.converged
+    assert_array_equal(again.values, result.values)
+    assert not result.revalue(BetaShapley(4, 1)).converged  # the rule was met for another one
 
 
 def test_what_a_longer_run_knew_has_no_say(noisy_game):

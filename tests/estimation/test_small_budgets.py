@@ -1,11 +1,13 @@
 """What the smallest budgets buy, and what is said of smaller ones."""
 
+import math
 import re
 import signal
+import warnings
 
 import numpy as np
 import pytest
-from numpy.testing import assert_allclose
+from numpy.testing import assert_allclose, assert_array_equal
 from sklearn.datasets import make_classification
 from sklearn.naive_bayes import GaussianNB
 
@@ -14,6 +16,7 @@ from skdvl.estimation.estimate import estimate_games
 from skdvl.estimation.scheme_choice import find_schemes
 from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import exact_values
+from skdvl.utilities import CallableUtility
 
 METHODS = sorted(find_schemes())
 X, Y = make_classification(n_samples=12, n_features=4, random_state=0)
@@ -118,17 +121,67 @@ def test_a_first_enumeration_is_not_cut_short(noisy_game, method, n_players, tar
         assert np.abs(z).max() < 4.5  # at most 12 numbers, odds of 1e-4
 
 
-def test_an_enumeration_may_be_cut_short_where_its_size_was_drawn_before(noisy_game):
-    """Seven players of size 1 are enumerated in a later round; what was drawn serves meanwhile."""
+@pytest.mark.parametrize("method", ["stratified", "regression"])
+@pytest.mark.parametrize(("n_players", "max_evals"), [(7, 19), (10, 31), (20, 100), (60, 421)])
+def test_what_cannot_be_enumerated_to_its_end_is_drawn(noisy_game, method, n_players, max_evals):
+    """A later round enumerates sizes that earlier ones drew; these budgets end within it."""
+    result = estimate_values(
+        noisy_game(n_players), method=method, max_evals=max_evals, random_state=0
+    )
+    assert result.n_evals == max_evals
+    log = result.games[0].log
+    assert any(not entry.is_complete and entry.chunk.half < 0 for entry in log.rounds[-1])
+    of_size = np.bincount(
+        np.concatenate(
+            [draws.sum(axis=1) for _, draws, _ in log.replay(result.scheme, enumerated=True)]
+            or [np.empty(0, dtype=int)]
+        )
+    )
+    assert all(n in (0, math.comb(n_players, k)) for k, n in enumerate(of_size.tolist()))
+    assert log.rounds[-1][-1].chunk.half >= 0
+    assert any(entry.n_done for entry in log.rounds[-1] if entry.chunk.half >= 0)
+
+
+def test_draws_instead_of_an_enumeration_are_unbiased(noisy_game):
+    """Seven players of size 1 are to be enumerated in the second round, and 2 evaluations left."""
     game = noisy_game(7)
-    exact, errors, n_cut = exact_values(game), [], 0
-    for seed in range(400):
-        result = estimate_values(game, method="stratified", max_evals=19, random_state=seed)
-        n_cut += result.games[0].log.entries[-1].chunk.half == -1
-        errors.append(result.values - exact)
-    assert n_cut == 400
+    exact = exact_values(game)
+    errors = [
+        estimate_values(game, method="stratified", max_evals=19, random_state=seed).values - exact
+        for seed in range(400)
+    ]
     z = np.mean(errors, axis=0) / (np.std(errors, axis=0, ddof=1) / 20)
-    assert np.abs(z).max() < 4.5
+    assert np.abs(z).max() < 4.5  # 7 numbers, odds of 5e-5
+
+
+@pytest.mark.parametrize("method", ["stratified", "regression"])
+def test_a_budget_that_pays_for_the_enumeration_after_all(noisy_game, method):
+    """What a shorter run drew instead changes nothing of a longer one, step by step."""
+    game, previous = noisy_game(10), None
+    for max_evals in range(24, 60):
+        options = {"semivalue": Shapley(), "method": method, "random_state": 0}
+        options["max_evals"] = max_evals
+        previous = estimate_games([game], [np.arange(10)], 10, previous=previous, **options)
+        fresh = estimate_games([game], [np.arange(10)], 10, **options)
+        assert_array_equal(previous.values, fresh.values)
+        assert_array_equal(previous.standard_errors, fresh.standard_errors)
+        assert previous.n_evals == fresh.n_evals == max_evals
+
+
+@pytest.mark.parametrize("target", [Shapley(), LOO()], ids=str)
+def test_what_owens_draws_happen_to_save_buys_no_further_draw(target):
+    """A draw near ∅ or N costs less. If that paid for another one, the first would be no mean."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=64)
+    game = CallableUtility(lambda players: table[np.sum(1 << players)], 6)
+    exact, errors = exact_values(game, target), []
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*draws coalition sizes that tell little")
+        for seed in range(2000):
+            options = {"max_evals": 15, "random_state": seed, "semivalue": target}
+            errors.append(estimate_values(game, method="owen", **options).values - exact)
+    z = np.mean(errors, axis=0) / (np.std(errors, axis=0, ddof=1) / np.sqrt(2000))
+    assert np.abs(z).max() < 4.5  # 12 numbers in all, odds of 1e-4
 
 
 class Impatience:

@@ -1,15 +1,19 @@
 """Every pair of scheme and semivalue finds the values of known games, player by player."""
 
+import itertools
 import warnings
 
 import numpy as np
 import pytest
+from numpy.testing import assert_allclose
 
 import skdvl
 from skdvl.estimation.scheme_choice import find_schemes
+from skdvl.sampling import Game, TruncatedMonteCarlo
 from skdvl.sampling.base import check_efficiency
 from skdvl.semivalues import LOO, Banzhaf, BetaShapley, DeltaShapley, Shapley
 from skdvl.testing import KNOWN_GAMES, ShoesGame
+from skdvl.utilities import CallableUtility
 
 TARGETS = [Shapley(), Banzhaf(), BetaShapley(4, 1), BetaShapley(1, 4), LOO(), DeltaShapley(1, 3)]
 UNBIASED = sorted(
@@ -28,7 +32,7 @@ def name_of(game):
 @pytest.mark.parametrize("game", SMALL, ids=str)
 def test_exact_values(game, target):
     found = skdvl.estimate_values(game, semivalue=target, method="exact")
-    np.testing.assert_allclose(found.values, game.values(target), atol=1e-12)
+    assert_allclose(found.values, game.values(target), atol=1e-12)
     assert found.converged
     assert not found.standard_errors.any()
 
@@ -38,7 +42,7 @@ def assert_within_errors(result, exact):
     known = result.standard_errors > 1e-12
     gaps = np.abs(result.values - exact)
     assert np.all(gaps[known] < 6 * result.standard_errors[known])
-    np.testing.assert_allclose(result.values[~known], exact[~known], atol=1e-9)
+    assert_allclose(result.values[~known], exact[~known], atol=1e-9)
 
 
 def estimate_or_refuse(game, **options):
@@ -130,7 +134,7 @@ def test_sampled_values_of_large_games(game, target, method):
 def test_leave_one_out_of_large_games_is_exact(game):
     found = skdvl.estimate_values(game, semivalue="loo", method="exact")
     assert found.n_evals == game.n_players + 2
-    np.testing.assert_allclose(found.values, game.values("loo"), atol=1e-12)
+    assert_allclose(found.values, game.values("loo"), atol=1e-12)
 
 
 def test_hopeless_pairs_are_refused():
@@ -151,6 +155,51 @@ def test_truncation_stops_early_and_claims_no_intervals():
     found = skdvl.estimate_values(game, method="tmc", max_evals=500, random_state=0)
     with pytest.warns(UserWarning, match="truncated orders are biased"):
         found.confidence_interval()
+
+
+@pytest.mark.parametrize(("n_players", "truncation"), [(2, 0.6), (3, 0.5), (4, 0.3), (4, 0.0)])
+def test_truncated_orders_follow_their_rule(n_players, truncation):
+    """The mean over all orders, the last player's contribution among those that count as 0."""
+    rng = np.random.default_rng(n_players)
+    table = np.append(np.sort(rng.random(2**n_players - 1)), 1.0)
+    table[0] = 0.0
+    scheme = TruncatedMonteCarlo(truncation=truncation)
+    game = Game(n_players, table[0], table[-1])
+    orders = np.array(list(itertools.permutations(range(n_players))))
+    utility = CallableUtility(lambda players: table[np.sum(1 << players)], n_players)
+    found = scheme.marginals(orders, scheme.evaluate(orders, utility, game), game, Shapley())
+    n_ended_early = 0
+    for order, gains in zip(orders, found, strict=True):
+        along = [table[np.sum(1 << order[:size])] for size in range(n_players + 1)]
+        expected = np.zeros(n_players)
+        for j, player in enumerate(order):
+            if j > 0 and abs(along[-1] - along[j]) <= truncation:
+                n_ended_early += 1
+                break
+            expected[player] = along[j + 1] - along[j]
+        assert_allclose(gains, expected, atol=1e-15)
+    assert n_ended_early > 0 or truncation == 0
+
+
+@pytest.mark.parametrize("method", ["stratified", "regression", "permutation"])
+def test_what_all_coalitions_have_in_common_costs_no_precision(method):
+    """Errors of a game with 10^8 added are those without, to a part in a thousand."""
+    rng = np.random.default_rng(0)
+    worths = rng.normal(size=20)
+
+    def errors(constant):
+        def utility(players):
+            return constant + worths[players].sum() + np.sin(1000 * worths[players].sum())
+
+        options = {"n_players": 20, "method": method, "max_evals": 2000, "random_state": 0}
+        return skdvl.estimate_values(utility, **options).standard_errors
+
+    assert_allclose(errors(1e8), errors(0.0), rtol=1e-3)
+
+
+def test_utilities_that_are_too_large_to_square_are_refused():
+    with pytest.raises(ValueError, match=r"returned 3e\+160 .* utilities must be at most 1e\+100"):
+        skdvl.estimate_values(lambda players: 1e160 * len(players), n_players=3)
 
 
 def test_coverage_of_intervals():
