@@ -7,6 +7,7 @@ import secrets
 import warnings
 from collections.abc import Callable, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -208,7 +209,7 @@ def estimate_games(
 
         def save() -> None:
             if file is not None:
-                file.save([game.longest_log for game in games], record)
+                file.save([game.all_known for game in games], record)
 
         with (
             Evaluator(shared, record, store, n_jobs) as evaluate,
@@ -268,11 +269,11 @@ def _cache_info(
 def _earlier_run(
     previous: ValuationResult | None, scheme: SamplingScheme, file: Checkpoint | None
 ) -> StoredRun | None:
-    """Return what was evaluated before, in this process or a killed one, whichever is more."""
+    """Return what was evaluated before, in this process or a killed one."""
     stored = file.load() if file is not None else None
     if previous is None:
         return stored
-    logs = [game.longest_log for game in previous.games]
+    logs = [game.all_known for game in previous.games]
     if previous.scheme != scheme:  # "auto" takes another one for another budget
         logs = [EvaluationLog(log.entropy, log.fold, log.n_players) for log in logs]
     refused = EvaluationRecord(refused=previous.record.refused, n_large=previous.record.n_large)
@@ -284,7 +285,9 @@ def _earlier_run(
             f"The checkpoint {file.path} belongs to a run with other seeds than the one to be "
             "extended. Use another directory, or an integer random_state."
         )
-    return max(run, stored, key=lambda earlier: sum(log.n_draws for log in earlier.logs))
+    longer = max(run, stored, key=lambda earlier: sum(log.n_draws for log in earlier.logs))
+    logs = [one.joined_with(other) for one, other in zip(run.logs, stored.logs, strict=True)]
+    return replace(longer, logs=logs)
 
 
 def _entropy(random_state: int | np.random.RandomState | None) -> int:

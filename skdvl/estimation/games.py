@@ -72,17 +72,15 @@ class GameInPlay:
     n_evals: int = 2
 
     @property
-    def longest_log(self) -> EvaluationLog:
-        """The log, or the known one as long as that tells more."""
-        if self.known is not None and self.known.n_draws > self.log.n_draws:
-            return self.known
-        return self.log
+    def all_known(self) -> EvaluationLog:
+        """Return what this run and an earlier one evaluated."""
+        return self.log if self.known is None else self.log.joined_with(self.known)
 
     def next_tasks(self, scheme: SamplingScheme, target: Semivalue) -> list[Task]:
         """Return what the budget allows of the current round; plan one if the last is complete.
 
-        Sizes are enumerated as far as the budget pays for whole ones, and the rest of it goes to
-        draws: of a size that is enumerated in part nothing is known.
+        Sizes are enumerated as far as the budget pays for whole ones, since of a size that is
+        enumerated in part nothing is known; the rest of it goes to the draws of the round.
         """
         affordable = self.n_affordable(scheme)
         if affordable < 1:
@@ -140,7 +138,7 @@ class GameInPlay:
 
     def settle(self) -> None:
         """Let go of an earlier run that tells no more than this one."""
-        if self.longest_log is self.log:
+        if self.all_known.n_draws == self.log.n_draws:
             self.known = None
 
     def _plan(self, scheme: SamplingScheme, target: Semivalue) -> Sequence[Chunk]:

@@ -177,14 +177,13 @@ def revalued(
     drawn = ((game.game, game.log.evaluated_chunks) for game in games)
     warning = _judge_efficiency(drawn, scheme, target)
     estimate = estimate_all(games, scheme, target, len(result.values))
-    caveat = _left_out(games, scheme, target)
-    if caveat is None and not estimate.is_exact:
-        caveat = _few_telling_draws(games, scheme, target)
-        if warning is not None and caveat is not None:
-            raise ValueError(f"{caveat} {warning} {ELSEWHERE}")
-    if said := warning or caveat:
+    left_out = _left_out(games, scheme, target)
+    too_few = None if estimate.is_exact else _few_telling_draws(games, scheme, target)
+    if warning is not None and too_few is not None:
+        raise ValueError(f"{too_few} {warning} {ELSEWHERE}")
+    if said := " ".join(filter(None, [left_out, warning or too_few])):
         warnings.warn(said, UserWarning, stacklevel=stacklevel)
-    if caveat is not None:
+    if caveat := left_out or too_few:
         estimate = replace(estimate, interval_caveat=caveat)
     # if a rule was met, it was for the other semivalue
     return replace(result, estimate=estimate, converged=estimate.is_exact, semivalue=target)
@@ -218,7 +217,7 @@ def _left_out(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semiv
         return None
     said = (
         f"method={scheme.name!r} left out contributions with {left_out:.1%} of the weight of "
-        f"{target!r} and counts them as 0: the values are biased by more than their errors."
+        f"{target!r} and counts them as 0; standard errors do not show what that does to values."
     )
     if left_out >= 1 - _NEXT_TO_NOTHING:
         raise ValueError(f"{said} {ELSEWHERE}")

@@ -307,10 +307,9 @@ def _rank_correlation(one: Floats, other: Floats) -> float:
 class TimeLimit(StoppingRule):
     """Stop at the end of the first round that ends after a time.
 
-    Rounds are not broken off. The first two end after about two and four evaluations per player,
-    later ones have half as many evaluations as all before, and some more where sizes are
-    enumerated: the time can be exceeded by about half, early in a run by as much again. Exact
-    enumeration is a single round.
+    Rounds are not broken off. Most have half as many evaluations as all before them, the second as
+    many, and where sizes are enumerated it can be one and a half times as many: by so much the time
+    can be exceeded. Exact enumeration is a single round.
 
     This is the one rule that breaks the law of the same bits: where it ends a run, the same seed
     gives other values on a slower machine, with other workers, and after a resumption. What it

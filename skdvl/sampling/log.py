@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any, Protocol
 
 import numpy as np
@@ -194,6 +195,18 @@ class EvaluationLog:
     def is_round_complete(self) -> bool:
         """Whether the last round is complete; so it is before the first one."""
         return not self.rounds or all(entry.is_complete for entry in self.rounds[-1])
+
+    def joined_with(self, other: EvaluationLog) -> EvaluationLog:
+        """Return a log of all that is in this one or in another one of the same draws."""
+        part = self._without_entries()
+        for mine, others in zip_longest(self.rounds, other.rounds, fillvalue=()):
+            part.rounds.append(
+                [
+                    max((e for e in pair if e is not None), key=lambda entry: entry.n_done)
+                    for pair in zip_longest(mine, others)
+                ]
+            )
+        return part
 
     def of_pilot(self) -> EvaluationLog:
         """Return a log of the draws by laws that no utility had a part in."""

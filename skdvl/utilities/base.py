@@ -9,13 +9,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["CallableUtility", "Utility", "prefix_coalitions", "prefix_rows"]
+__all__ = ["CallableUtility", "Utility", "are_usable", "prefix_coalitions", "prefix_rows"]
 
 Coalitions = NDArray[np.bool_]
 Orders = NDArray[np.intp]
 Utilities = NDArray[np.float64]
 
-_LARGEST = 1e100  # what estimation squares, weighs and adds up must stay finite
+_LARGEST = 1e70  # estimation takes fourth powers, weighs them and adds them up
 
 
 def prefix_coalitions(order: Orders, sizes: NDArray[np.intp]) -> Coalitions:
@@ -98,12 +98,12 @@ class Utility(ABC):
         Returns
         -------
         ndarray of shape (n_coalitions,)
-            Utilities, finite and at most 1e100.
+            Utilities, finite and at most 1e70.
 
         Raises
         ------
         ValueError
-            If the shapes do not fit, or a utility is not a finite number or above 1e100.
+            If the shapes do not fit, or a utility is not a finite number or above 1e70.
         """
         coalitions = np.asarray(coalitions, dtype=bool)
         if coalitions.ndim != 2 or coalitions.shape[1] != self.n_players:
@@ -117,7 +117,7 @@ class Utility(ABC):
                 f"{type(self).__name__} returned utilities of shape {utilities.shape} for "
                 f"{len(coalitions)} coalitions; one number per coalition is needed."
             )
-        usable = np.abs(utilities) <= _LARGEST
+        usable = are_usable(utilities)
         if not usable.all():
             first = int(np.flatnonzero(~usable)[0])
             needed = "finite" if not np.isfinite(utilities[first]) else f"at most {_LARGEST:g}"
@@ -166,6 +166,11 @@ class Utility(ABC):
         A utility without a fingerprint can be neither cached nor checkpointed.
         """
         return None
+
+
+def are_usable(utilities: ArrayLike) -> NDArray[np.bool_]:
+    """Tell which numbers can be utilities: finite ones whose fourth powers are finite."""
+    return np.asarray(np.abs(utilities) <= _LARGEST)
 
 
 class CallableUtility(Utility):

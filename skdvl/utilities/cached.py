@@ -6,14 +6,13 @@ import hashlib
 import os
 import uuid
 from collections.abc import Sequence
-from math import isfinite
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from skdvl.caching import Cache, CacheInfo
-from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_coalitions
+from skdvl.utilities.base import Coalitions, Utilities, Utility, are_usable, prefix_coalitions
 from skdvl.utilities.fingerprint import required_fingerprint
 from skdvl.utilities.record import current_record
 
@@ -127,7 +126,7 @@ class CachedUtility(Utility):
             found = {
                 key: value
                 for key in keys
-                if isinstance(value := given.get(key), float) and isfinite(value)
+                if isinstance(value := given.get(key), float) and are_usable(value)
             }
         except Exception as error:
             self._report(error)

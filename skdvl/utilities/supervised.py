@@ -15,7 +15,7 @@ import numpy as np
 import sklearn
 from numpy.typing import ArrayLike, NDArray
 
-from skdvl.utilities.base import Coalitions, Utilities, Utility, prefix_rows
+from skdvl.utilities.base import Coalitions, Utilities, Utility, are_usable, prefix_rows
 from skdvl.utilities.fingerprint import fingerprint, library_versions
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.quiet import quiet_warnings
@@ -99,9 +99,9 @@ class FallbackRule:
         except Exception as error:
             problem = f"{type(error).__name__}: {error}"
         else:
-            if np.isfinite(scores).all():
+            if are_usable(scores).all():
                 return scores
-            problem = f"the score is {scores[~np.isfinite(scores)][0]}"
+            problem = f"the score is {scores[~are_usable(scores)][0]}"
         raise ValueError(
             f"Fold {self.judge.fold.number}: the scorer fails on the dummy model that stands "
             f"for {'no data' if parameter == 'empty_score' else 'a failed model'}: {problem}. "
@@ -267,7 +267,7 @@ class SupervisedUtility(Utility):
     ) -> NDArray[np.float64]:
         """Replace failures by the fallback rule and count them; ``sizes`` are in players."""
         failed = dict(errors)
-        for bad in np.flatnonzero(~np.isfinite(scores)).tolist():
+        for bad in np.flatnonzero(~are_usable(scores)).tolist():
             failed.setdefault(bad, f"the score is {scores[bad]}")
         is_large = 2 * sizes >= self.n_players
         record = current_record()

@@ -309,3 +309,32 @@ def test_refusals_are_counted_on(noisy_game, tmp_path):
     assert first.record.n_large == 64 - 22
     again = estimate_values(Refusing(6), **options)
     assert again.n_refused - first.n_refused == 1  # the empty coalition, evaluated anew
+
+
+def test_nothing_is_lost_between_budgets_of_which_none_contains_the_other(noisy_game, tmp_path):
+    """A budget ends within an enumeration, a larger one pays for it and draws less."""
+    game = noisy_game(10, log=tmp_path / "log")
+    by_itself = {
+        n: estimate_values(noisy_game(10), method="stratified", max_evals=n, random_state=0)
+        for n in (31, 33)
+    }
+    draws = {
+        n: {e.chunk.index: e.n_done for e in r.games[0].log.entries} for n, r in by_itself.items()
+    }
+    assert any(draws[31].get(index, 0) < n for index, n in draws[33].items())
+    assert any(draws[33].get(index, 0) < n for index, n in draws[31].items())
+    n_before, previous = 0, None
+    for max_evals in (31, 33, 31, 33, 31):
+        options = {"method": "stratified", "max_evals": max_evals, "random_state": 0}
+        found = estimate_values(game, checkpoint=tmp_path, **options)
+        previous = play([noisy_game(10)], previous=previous, **options)
+        for result in (found, previous):
+            assert_array_equal(result.values, by_itself[max_evals].values)
+            assert_array_equal(result.standard_errors, by_itself[max_evals].standard_errors)
+        n_before, n_new = len(game.evaluated()), len(game.evaluated()) - n_before
+        if max_evals == 31 and n_before > 40:
+            assert n_new == 2  # ∅ and N
+    everything = draws[31] | {i: max(n, draws[31].get(i, 0)) for i, n in draws[33].items()}
+    assert len(game.evaluated()) == 5 * 2 + sum(everything.values())
+    kept = previous.games[0].all_known
+    assert {entry.chunk.index: entry.n_done for entry in kept.entries} == everything

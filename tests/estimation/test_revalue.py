@@ -165,6 +165,19 @@ def test_revaluing_says_how_much_truncated_orders_left_out():
             result.revalue(target)
 
 
+def test_few_draws_are_no_less_refused_where_orders_were_truncated():
+    worths = np.random.default_rng(0).uniform(size=60)
+    result = estimate_values(
+        lambda players: min(worths[players].sum(), 5),
+        n_players=60,
+        method="tmc",
+        max_evals=400,
+        random_state=0,
+    )
+    with pytest.raises(ValueError, match=r"drawn too little.*efficiency 0\.03"):
+        result.revalue(DeltaShapley(9, 10))
+
+
 @pytest.mark.parametrize("law", sorted(LAWS))
 @pytest.mark.parametrize("scheme", [Stratified, Regression])
 def test_a_law_that_will_be_adapted_suits(noisy_game, scheme, law):

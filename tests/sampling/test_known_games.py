@@ -197,9 +197,16 @@ def test_what_all_coalitions_have_in_common_costs_no_precision(method):
     assert_allclose(errors(1e8), errors(0.0), rtol=1e-3)
 
 
-def test_utilities_that_are_too_large_to_square_are_refused():
-    with pytest.raises(ValueError, match=r"returned 3e\+160 .* utilities must be at most 1e\+100"):
-        skdvl.estimate_values(lambda players: 1e160 * len(players), n_players=3)
+@pytest.mark.parametrize("method", UNBIASED)
+def test_utilities_may_be_large_and_are_refused_before_they_overflow(method):
+    rng = np.random.default_rng(0)
+    table = 0.9e70 * rng.uniform(-1, 1, size=64)
+    options = {"n_players": 6, "method": method, "max_evals": 62, "random_state": 0}
+    found = skdvl.estimate_values(lambda players: table[np.sum(1 << players)], **options)
+    assert np.isfinite(found.estimate.values).all()
+    assert not np.isnan(found.estimate.degrees_of_freedom)
+    with pytest.raises(ValueError, match=r"returned 6e\+71 .* utilities must be at most 1e\+70"):
+        skdvl.estimate_values(lambda players: 1e71 * len(players), **options)
 
 
 def test_coverage_of_intervals():

@@ -240,6 +240,7 @@ def raise_error(keys):
 MALFORMED = {
     "other keys": lambda keys: {key + b"x": 1.0 for key in keys},
     "NaN": lambda keys: dict.fromkeys(keys, math.nan),
+    "too large": lambda keys: dict.fromkeys(keys, 1e200),
     "infinite": lambda keys: dict.fromkeys(keys, -math.inf),
     "texts": lambda keys: dict.fromkeys(keys, "0.5"),
     "bytes": lambda keys: dict.fromkeys(keys, b"\0" * 8),

@@ -6,10 +6,11 @@ import warnings
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose, assert_array_equal
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import GaussianNB
 
+from skdvl import ShapleyValuator
 from skdvl.utilities.fold import Fold, Judge
 from skdvl.utilities.record import recording
 from skdvl.utilities.supervised import FallbackRule
@@ -68,6 +69,26 @@ def test_error_score(make_fold, make_utility, coalition_of):
         utility(refused)
     good = coalition_of([0, 1, 2, 3])
     assert utility(good) == make_utility(LogisticRegression(), fold)(good)
+
+
+def test_a_score_too_large_to_estimate_with_is_refused_as_an_infinite_one_is():
+    class Explodes(RegressorMixin, BaseEstimator):
+        def fit(self, X, y):
+            self.at_ = 1e70 if len(X) < 5 else y.mean()
+            return self
+
+        def predict(self, X):
+            return np.full(len(X), self.at_)
+
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(30, 2)), rng.normal(size=30)
+    valuator = ShapleyValuator(Explodes(), max_evals=400, random_state=0)
+    valuator.fit(X[:10], y[:10], X_val=X[10:], y_val=y[10:])
+    assert valuator.n_refused_ > 0
+    assert np.abs(valuator.values_).max() < 10
+    refuses = ShapleyValuator(Explodes(), max_evals=400, random_state=0, error_score="raise")
+    with pytest.raises(ValueError, match="the score is -"):
+        refuses.fit(X[:10], y[:10], X_val=X[10:], y_val=y[10:])
 
 
 def test_many_dummies_take_little_memory():
