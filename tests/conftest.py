@@ -52,6 +52,15 @@ def skip_missing_part():
     return missing_part
 
 
+def needed_clusters(item):
+    return [item.get_closest_marker(name) is not None for name in ("dask", "ray")]
+
+
+def in_groups(session):
+    """Tell whether pytest-xdist runs the tests of a group in one process, one after the other."""
+    return getattr(session.config.option, "loadgroup", False)
+
+
 @pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks for groups
 def pytest_collection_modifyitems(items):
     """Let tests of Dask and Ray come last: their idle clusters slow down what runs beside them.
@@ -59,12 +68,11 @@ def pytest_collection_modifyitems(items):
     With pytest-xdist they share one process, and one Ray, as do the others that watch a clock. What
     starts a cluster of its own is marked to run with those.
     """
-    clusters = ("dask", "ray")
-    items.sort(key=lambda item: [item.get_closest_marker(name) is not None for name in clusters])
+    items.sort(key=needed_clusters)
     for item in items:
         if item.get_closest_marker("xdist_group"):
             continue
-        if any(item.get_closest_marker(name) for name in clusters):
+        if any(needed_clusters(item)):
             item.add_marker(pytest.mark.xdist_group("clusters"))
         elif item.path.parent.name == "parallel":
             item.add_marker(pytest.mark.xdist_group("clocks"))
@@ -72,10 +80,29 @@ def pytest_collection_modifyitems(items):
 
 def pytest_collection_finish(session):
     """Refuse to run where pytest-xdist would ignore the groups, as some of its versions do."""
-    if getattr(session.config.option, "loadgroup", False):
+    if in_groups(session):
         grouped = [item for item in session.items if item.get_closest_marker("xdist_group")]
         if any("@" not in item.nodeid for item in grouped):
             raise pytest.UsageError("pytest-xdist ignores xdist_group with this version of pytest")
+
+
+SHARED_CLUSTERS = pytest.StashKey[contextlib.ExitStack]()
+
+
+@pytest.fixture(scope="session")
+def shared_clusters(request):
+    """Return a stack of what ends with the last test that needs a cluster."""
+    with contextlib.ExitStack() as stack:
+        request.session.stash[SHARED_CLUSTERS] = stack
+        yield stack
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item, nextitem):
+    """End the shared clusters after their group: idle ones take a sixth of a processor."""
+    follows = nextitem is not None and not any(needed_clusters(nextitem))
+    if follows and in_groups(item.session) and SHARED_CLUSTERS in item.session.stash:
+        item.session.stash[SHARED_CLUSTERS].close()
 
 
 class MemcachedServer:
@@ -160,7 +187,7 @@ def memcached_server(_session_memcached):
 
 
 @pytest.fixture(scope="session")
-def ray_cluster(skip_missing_part):
+def ray_cluster(skip_missing_part, shared_clusters):
     """Start a Ray cluster of two nodes of two processors each, once; this process is connected.
 
     A test may add nodes and kill those. The first node is the head.
@@ -178,26 +205,24 @@ def ray_cluster(skip_missing_part):
     checks = {"health_check_period_ms": 1000, "health_check_failure_threshold": 2}
     cluster = Cluster(initialize_head=True, head_node_args={**node, "_system_config": checks})
     cluster.add_node(num_cpus=2, object_store_memory=150_000_000)
+    shared_clusters.callback(cluster.shutdown)
     ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
-    yield cluster
-    ray.shutdown()
-    cluster.shutdown()
+    shared_clusters.callback(ray.shutdown)
+    return cluster
 
 
 @pytest.fixture(scope="session")
-def dask_client(skip_missing_part):
+def dask_client(skip_missing_part, shared_clusters):
     """Start Dask with two worker processes, once; they come back when a test kills them."""
     try:
         from distributed import Client, LocalCluster
     except ImportError:
         skip_missing_part("dask.distributed is not installed")
-    with (
-        LocalCluster(
-            n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
-        ) as cluster,
-        Client(cluster) as client,
-    ):
-        yield client
+    cluster = LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=":0", silence_logs=50
+    )
+    shared_clusters.enter_context(cluster)
+    return shared_clusters.enter_context(Client(cluster))
 
 
 def _in_config(backend, **options):
