@@ -148,6 +148,7 @@ class MemcachedServer:
 
     def stop(self):
         self.process.send_signal(signal.SIGSTOP)
+        os.waitpid(self.process.pid, os.WUNTRACED)  # its threads may answer until they have stopped
 
     def cont(self):
         self.process.send_signal(signal.SIGCONT)

@@ -27,6 +27,7 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
+from skdvl.estimation.games import GameInPlay
 from skdvl.metrics import resolve_scorer
 from skdvl.sampling import EvaluationLog, Game, Permutation, Regression
 from skdvl.sampling.base import SCHEMES
@@ -175,42 +176,39 @@ METHODS: dict[str, Any] = {
 MAIN = list(METHODS)[:4]  # these are run first
 
 
-def open_game(utility, seed):
+def open_game(utility):
     n = utility.n_players
     ends = np.zeros((2, n), dtype=bool)
     ends[1] = True
     empty, full = utility(ends)
-    game = Game(n, empty, full, utility.evals_per_chunk, utility.has_cheap_prefixes)
-    return game, EvaluationLog(seed, 0, n)
+    return Game(n, empty, full, utility.evals_per_chunk, utility.has_cheap_prefixes)
 
 
-def extend(scheme, game, log, utility, budget):
-    """Evaluate what a budget allows, as a valuation does."""
-    cost = scheme.cost_per_draw(game.n_players)
-    while (left := (budget - log.n_evals) // cost) > 0:
-        if log.is_round_complete:
-            chunks = scheme.plan(game, Shapley(), log)
-            if not chunks:
-                return
-            log.begin_round(chunks)
-        for entry in log.rounds[-1]:
-            n_draws = min(entry.chunk.n_draws - entry.n_done, left)
-            if n_draws:
-                draws = scheme.draw(game.n_players, entry.chunk, entry.chunk.rng(log.entropy))
-                rows = slice(
-                    entry.n_done * scheme.rows_per_draw,
-                    (entry.n_done + n_draws) * scheme.rows_per_draw,
-                )
-                entry.append(n_draws, scheme.evaluate(draws[rows], utility, game))
-                left -= n_draws
+def play(scheme, game, known, utility, n_evals):
+    """Evaluate what a budget allows, as a valuation does, and return the log and all that is known.
+
+    What is known is not evaluated again.
+    """
+    log = EvaluationLog(known.entropy, 0, game.n_players)
+    log.draws = known.draws
+    in_play = GameInPlay(game, log, 2 + n_evals, np.arange(game.n_players), "", known)
+    while tasks := in_play.next_tasks(scheme, Shapley()):
+        for task in tasks:
+            if not in_play.recall(task, scheme):
+                first, stop = task.first, task.first + task.n_draws
+                rows = slice(first * scheme.rows_per_draw, stop * scheme.rows_per_draw)
+                draws = log.draws.of(scheme, task.chunk)[rows]
+                in_play.add(task, scheme.evaluate(draws, utility, game))
+    return log, in_play.all_known
 
 
 def run(scheme, utility, seed, budgets):
     """Return an estimate per budget; a larger budget extends a smaller one."""
-    game, log = open_game(utility, seed)
+    game = open_game(utility)
+    known = EvaluationLog(seed, 0, game.n_players)
     estimates = []
     for budget in budgets:
-        extend(scheme, game, log, utility, budget * utility.n_players)
+        log, known = play(scheme, game, known, utility, budget * game.n_players)
         estimates.append(scheme.estimate(game, Shapley(), log))
     return estimates
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
+from skdvl.estimation.games import GameInPlay
 from skdvl.parallel.pickling import cloudpickle
 from skdvl.sampling import EvaluationLog, Game
 from skdvl.utilities import Utility
@@ -42,38 +43,24 @@ class NoisyGame(Utility):
         return np.sqrt(sizes) + coalitions @ self.worths / np.maximum(sizes, 1) + noise
 
 
-def open_game(utility, entropy=0, evals_per_chunk=None):
-    """Return the game of a utility and an empty log."""
+def play(scheme, utility, target, entropy, n_draws):
+    """Return the estimate from what a budget for so many draws buys."""
     n_players = utility.n_players
     empty, full = utility(np.array([[False] * n_players, [True] * n_players]))
-    per_chunk = evals_per_chunk or utility.evals_per_chunk
-    game = Game(n_players, float(empty), float(full), per_chunk, utility.has_cheap_prefixes)
-    return game, EvaluationLog(entropy, 0, n_players)
-
-
-def extend(scheme, utility, game, target, log, n_draws):
-    """Evaluate more draws, as many as there are planned."""
-    while n_draws > 0:
-        if log.is_round_complete:
-            chunks = scheme.plan(game, target, log)
-            if not chunks:
-                return
-            log.begin_round(chunks)
-        for entry in log.rounds[-1]:
-            chunk = entry.chunk
-            n_now = min(n_draws, chunk.n_draws - entry.n_done)
-            if n_now:
-                draws = log.draws.of(scheme, chunk)
-                n_rows = scheme.rows_per_draw
-                wanted = draws[entry.n_done * n_rows : (entry.n_done + n_now) * n_rows]
-                entry.append(n_now, scheme.evaluate(wanted, utility, game))
-                n_draws -= n_now
-
-
-def play(scheme, utility, target, entropy, n_draws):
-    """Return the estimate from the first draws of a scheme."""
-    game, log = open_game(utility, entropy)
-    extend(scheme, utility, game, target, log, n_draws)
+    game = Game(
+        n_players, float(empty), float(full), utility.evals_per_chunk, utility.has_cheap_prefixes
+    )
+    budget = 2 + n_draws * scheme.cost_per_draw(n_players)
+    log = EvaluationLog(entropy, 0, n_players)
+    in_play = GameInPlay(game, log, budget, np.arange(n_players), utility.engine)
+    while tasks := in_play.next_tasks(scheme, target):
+        for task in tasks:
+            rows = slice(
+                task.first * scheme.rows_per_draw,
+                (task.first + task.n_draws) * scheme.rows_per_draw,
+            )
+            draws = log.draws.of(scheme, task.chunk)[rows]
+            in_play.add(task, scheme.evaluate(draws, utility, game))
     return scheme.estimate(game, target, log)
 
 
@@ -109,16 +96,6 @@ def table_game():
 @pytest.fixture(scope="session")
 def noisy_game():
     return NoisyGame(14)
-
-
-@pytest.fixture(scope="session")
-def open_log():
-    return open_game
-
-
-@pytest.fixture(scope="session")
-def extend_log():
-    return extend
 
 
 @pytest.fixture(scope="session")
