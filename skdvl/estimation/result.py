@@ -202,12 +202,12 @@ def check_target(
 def _judge_efficiency(
     drawn: Iterable[tuple[Game, Sequence[Chunk]]], scheme: SamplingScheme, target: Semivalue
 ) -> str | None:
-    for game, chunks in drawn:
-        if chunks:
-            efficiency = scheme.efficiency(game.n_players, target, chunks)
-            if warning := check_efficiency(efficiency, scheme.name, target):
-                return warning
-    return None
+    warned = [
+        check_efficiency(scheme.efficiency(game.n_players, target, chunks), scheme.name, target)
+        for game, chunks in drawn
+        if chunks
+    ]
+    return next(filter(None, warned), None)
 
 
 def _left_out(games: Sequence[GameInPlay], scheme: SamplingScheme, target: Semivalue) -> str | None:

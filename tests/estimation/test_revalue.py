@@ -325,3 +325,13 @@ def test_a_run_that_a_rule_ended_is_revalued(noisy_game):
     assert result.converged
     assert not again.converged
     assert (again.standard_errors > 0).all()
+
+
+def test_a_warning_of_one_fold_does_not_hide_the_refusal_of_another(noisy_game):
+    options = {"method": "msr", "semivalue": Banzhaf()}
+    alone = run([noisy_game(10)], max_evals=10_000, **options)
+    both = run([noisy_game(10), noisy_game(30)], max_evals=20_000, **options)
+    with pytest.warns(UserWarning, match=r"efficiency 0\.01\d"):
+        alone.revalue(BetaShapley(16, 1))
+    with pytest.raises(ValueError, match=r"efficiency 1\.1e-07"):
+        both.revalue(BetaShapley(16, 1))
