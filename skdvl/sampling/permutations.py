@@ -53,49 +53,31 @@ class OrderScheme(MarginalScheme):
         game: Game,
         target: Semivalue,
     ) -> NDArray[np.float64]:
-        """Return each player's weighted marginal contribution in each order."""
-        return weighted_marginals(draws, utilities, game.full, game, target)
+        """Return each player's weighted marginal contribution in each order.
+
+        Where an order was truncated (NaN), later contributions are 0.
+        """
+        n_orders, n_players = draws.shape
+        along = np.empty((n_orders, n_players + 1))
+        along[:, 0] = game.empty
+        along[:, 1:-1] = utilities
+        along[:, -1] = self.last_utilities(utilities, game)
+        gains = along[:, 1:] - along[:, :-1]
+        gains[np.isnan(gains)] = 0.0
+        gains *= n_players * target.size_distribution(n_players)
+        by_player = np.empty_like(gains)
+        by_player[np.arange(n_orders)[:, np.newaxis], draws.astype(np.intp, copy=False)] = gains
+        return by_player
+
+    def last_utilities(
+        self, utilities: NDArray[np.float64], game: Game
+    ) -> float | NDArray[np.float64]:
+        """Return the utilities with which orders end, NaN where one was truncated at the last."""
+        return game.full
 
     def joined_sizes(self, n_players: int) -> NDArray[np.float64]:
         """Return that a player joins at all sizes alike."""
         return np.full(n_players, 1 / n_players)
-
-
-def weighted_marginals(
-    orders: NDArray[np.generic],
-    utilities: NDArray[np.float64],
-    full: float | NDArray[np.float64],
-    game: Game,
-    target: Semivalue,
-) -> NDArray[np.float64]:
-    """Return each player's weighted marginal contribution in each order.
-
-    Where an order was truncated (NaN), later contributions are 0.
-
-    Parameters
-    ----------
-    orders : ndarray of int, shape (n_orders, n_players)
-    utilities : ndarray of shape (n_orders, n_players - 1)
-    full : float or ndarray of shape (n_orders,)
-        The utility with which orders end.
-    game : Game
-    target : Semivalue
-
-    Returns
-    -------
-    ndarray of shape (n_orders, n_players)
-    """
-    n_orders, n_players = orders.shape
-    along = np.empty((n_orders, n_players + 1))
-    along[:, 0] = game.empty
-    along[:, 1:-1] = utilities
-    along[:, -1] = full
-    gains = along[:, 1:] - along[:, :-1]
-    gains[np.isnan(gains)] = 0.0
-    gains *= n_players * target.size_distribution(n_players)
-    by_player = np.empty_like(gains)
-    by_player[np.arange(n_orders)[:, np.newaxis], orders.astype(np.intp, copy=False)] = gains
-    return by_player
 
 
 @dataclass(frozen=True)
@@ -221,16 +203,11 @@ class TruncatedMonteCarlo(OrderScheme, name="tmc"):
         near = np.abs(game.full - utilities) <= self.truncation * abs(game.full - game.empty)
         return np.asarray(near)
 
-    def marginals(
-        self,
-        draws: NDArray[np.generic],
-        utilities: NDArray[np.float64],
-        game: Game,
-        target: Semivalue,
-    ) -> NDArray[np.float64]:
-        """Return each player's weighted marginal contribution, 0 after an order's truncation."""
-        full = np.where(self._ends(utilities[:, -1], game), np.nan, game.full)
-        return weighted_marginals(draws, utilities, full, game, target)
+    def last_utilities(
+        self, utilities: NDArray[np.float64], game: Game
+    ) -> float | NDArray[np.float64]:
+        """Return u(N), NaN where the last prefix before it was near enough."""
+        return np.where(self._ends(utilities[:, -1], game), np.nan, game.full)
 
     def left_out(self, game: Game, target: Semivalue, log: EvaluationLog) -> float:
         """Return the share of a semivalue's weight that is on truncated contributions."""

@@ -27,9 +27,10 @@ from sklearn.preprocessing import StandardScaler
 from sklearn.tree import DecisionTreeClassifier
 from threadpoolctl import threadpool_limits
 
-from skdvl.estimation.games import GameInPlay
+from skdvl.estimation.evaluation import SharedWork, evaluate_task
+from skdvl.estimation.games import open_game
 from skdvl.metrics import resolve_scorer
-from skdvl.sampling import EvaluationLog, Game, Permutation, Regression
+from skdvl.sampling import EvaluationLog, Permutation, Regression
 from skdvl.sampling.base import SCHEMES
 from skdvl.semivalues import Shapley
 from skdvl.testing import exact_values
@@ -176,40 +177,28 @@ METHODS: dict[str, Any] = {
 MAIN = list(METHODS)[:4]  # these are run first
 
 
-def open_game(utility):
-    n = utility.n_players
-    ends = np.zeros((2, n), dtype=bool)
-    ends[1] = True
-    empty, full = utility(ends)
-    return Game(n, empty, full, utility.evals_per_chunk, utility.has_cheap_prefixes)
-
-
-def play(scheme, game, known, utility, n_evals):
-    """Evaluate what a budget allows, as a valuation does, and return the log and all that is known.
-
-    What is known is not evaluated again.
-    """
-    log = EvaluationLog(known.entropy, 0, game.n_players)
+def play(scheme, utility, known, n_evals):
+    """Evaluate what a budget allows, as a valuation does; what is known is not evaluated again."""
+    n_players = utility.n_players
+    log = EvaluationLog(known.entropy, 0, n_players)
     log.draws = known.draws
-    in_play = GameInPlay(game, log, 2 + n_evals, np.arange(game.n_players), "", known)
+    in_play = open_game(utility, utility.engine, 2 + n_evals, np.arange(n_players), log, known)
+    shared = SharedWork([utility], [in_play.game], scheme, [log.draws])
     while tasks := in_play.next_tasks(scheme, Shapley()):
         for task in tasks:
             if not in_play.recall(task, scheme):
-                first, stop = task.first, task.first + task.n_draws
-                rows = slice(first * scheme.rows_per_draw, stop * scheme.rows_per_draw)
-                draws = log.draws.of(scheme, task.chunk)[rows]
-                in_play.add(task, scheme.evaluate(draws, utility, game))
-    return log, in_play.all_known
+                in_play.add(task, evaluate_task(shared, task)[0])
+    return in_play
 
 
 def run(scheme, utility, seed, budgets):
     """Return an estimate per budget; a larger budget extends a smaller one."""
-    game = open_game(utility)
-    known = EvaluationLog(seed, 0, game.n_players)
+    known = EvaluationLog(seed, 0, utility.n_players)
     estimates = []
     for budget in budgets:
-        log, known = play(scheme, game, known, utility, budget * game.n_players)
-        estimates.append(scheme.estimate(game, Shapley(), log))
+        in_play = play(scheme, utility, known, budget * utility.n_players)
+        estimates.append(scheme.estimate(in_play.game, Shapley(), in_play.log))
+        known = in_play.all_known
     return estimates
 
 

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from joblib import Parallel, delayed
 
-from skdvl.estimation.games import GameInPlay
+from skdvl.estimation.evaluation import SharedWork, evaluate_task
+from skdvl.estimation.games import open_game
 from skdvl.parallel.pickling import cloudpickle
-from skdvl.sampling import EvaluationLog, Game
+from skdvl.sampling import EvaluationLog
 from skdvl.utilities import Utility
 
 
@@ -46,22 +47,14 @@ class NoisyGame(Utility):
 def play(scheme, utility, target, entropy, n_draws):
     """Return the estimate from what a budget for so many draws buys."""
     n_players = utility.n_players
-    empty, full = utility(np.array([[False] * n_players, [True] * n_players]))
-    game = Game(
-        n_players, float(empty), float(full), utility.evals_per_chunk, utility.has_cheap_prefixes
-    )
     budget = 2 + n_draws * scheme.cost_per_draw(n_players)
     log = EvaluationLog(entropy, 0, n_players)
-    in_play = GameInPlay(game, log, budget, np.arange(n_players), utility.engine)
+    in_play = open_game(utility, utility.engine, budget, np.arange(n_players), log, None)
+    shared = SharedWork([utility], [in_play.game], scheme, [log.draws])
     while tasks := in_play.next_tasks(scheme, target):
         for task in tasks:
-            rows = slice(
-                task.first * scheme.rows_per_draw,
-                (task.first + task.n_draws) * scheme.rows_per_draw,
-            )
-            draws = log.draws.of(scheme, task.chunk)[rows]
-            in_play.add(task, scheme.evaluate(draws, utility, game))
-    return scheme.estimate(game, target, log)
+            in_play.add(task, evaluate_task(shared, task)[0])
+    return scheme.estimate(in_play.game, target, log)
 
 
 def _moments(scheme, utility, target, n_draws, exact, seeds):
